@@ -1,0 +1,1 @@
+"""The system that learns, gates, publishes and watches the compression choice of DWCP nodes."""
