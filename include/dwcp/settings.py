@@ -13,6 +13,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from dwcp.contract import BUCKET
+
 
 class Settings(BaseSettings):
     """Immutable settings of one process. Secrets print as asterisks."""
@@ -28,6 +30,7 @@ class Settings(BaseSettings):
     influx_url: str = Field("http://127.0.0.1:8086", description="InfluxDB to read transfers from")
     influx_token: SecretStr = SecretStr("")
     influx_org: str = "dwcp"
+    influx_bucket: str = BUCKET
     influx_timeout_s: float = Field(60.0, gt=0)
     influx_retries: int = Field(5, ge=0, description="retries with back-off on 429, 5xx and broken connections")
     source: Literal["archive", "influxdb"] = Field("archive", description="where a run reads transfers")

@@ -1,0 +1,139 @@
+"""A real InfluxDB 2 on loopback for the tests that need one."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dwcp import contract
+from dwcp.settings import Settings
+
+BUILD = Path(__file__).parents[1] / "tools" / "influxd" / "build.sh"
+ORG = "dwcp"
+START_DEADLINE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Influxd:
+    """A running server, set up with one organisation and an operator token."""
+
+    url: str
+    token: str
+    org: str
+    org_id: str
+
+    def call(self, method: str, path: str, body: dict[str, object] | None = None) -> dict[str, object]:
+        """One request to the API with the operator token; the JSON of the answer."""
+        return _call(method, self.url + path, body, self.token)
+
+
+@dataclass(frozen=True, slots=True)
+class InfluxBucket:
+    """A bucket of its own for one test, and the settings that reach it."""
+
+    server: Influxd
+    url: str
+    token: str
+    org: str
+    bucket: str
+    bucket_id: str
+    settings: Settings
+
+
+@pytest.fixture(scope="session")
+def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
+    """The InfluxDB that ``make influxd`` built, on a free loopback port with a fresh directory.
+
+    Skips with the reason when the binary is not there.
+    """
+    path = subprocess.run([BUILD, "--path"], check=True, capture_output=True, text=True).stdout.strip()
+    if not os.access(path, os.X_OK):
+        pytest.skip(f"no InfluxDB at {path}: run `make influxd` (it needs Go, cargo and gcc)")
+    home = tmp_path_factory.mktemp("influxd")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    log = home / "influxd.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                path,
+                f"--http-bind-address=127.0.0.1:{port}",
+                f"--bolt-path={home / 'influxd.bolt'}",
+                f"--sqlite-path={home / 'influxd.sqlite'}",
+                f"--engine-path={home / 'engine'}",
+                "--reporting-disabled",
+                "--log-level=error",
+            ],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={"HOME": str(home), "PATH": os.environ["PATH"]},
+        )
+    try:
+        _await_health(url, process, log)
+        token = secrets.token_urlsafe(32)
+        setup = _call(
+            "POST",
+            f"{url}/api/v2/setup",
+            {
+                "username": "tests",
+                "password": secrets.token_urlsafe(16),
+                "token": token,
+                "org": ORG,
+                "bucket": "unused",
+            },
+        )
+        organisation = setup["org"]
+        assert isinstance(organisation, dict)
+        yield Influxd(url, token, ORG, organisation["id"])
+    finally:
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def influx_bucket(influxd: Influxd) -> Iterator[InfluxBucket]:
+    """A fresh, empty bucket; deleted after the test."""
+    name = f"{contract.BUCKET}_{secrets.token_hex(6)}"
+    made = influxd.call("POST", "/api/v2/buckets", {"name": name, "orgID": influxd.org_id, "retentionRules": []})
+    settings = Settings(influx_url=influxd.url, influx_token=influxd.token, influx_org=ORG, influx_bucket=name)
+    yield InfluxBucket(influxd, influxd.url, influxd.token, ORG, name, str(made["id"]), settings)
+    influxd.call("DELETE", f"/api/v2/buckets/{made['id']}")
+
+
+def _await_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_DEADLINE_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"influxd stopped with {process.returncode}:\n{log.read_text()[-2000:]}")
+        try:
+            if _call("GET", f"{url}/health").get("status") == "pass":
+                return
+        except (urllib.error.URLError, ConnectionError):
+            pass
+        time.sleep(0.05)
+    raise RuntimeError(f"influxd at {url} was not healthy within {START_DEADLINE_S:.0f} s:\n{log.read_text()[-2000:]}")
+
+
+def _call(method: str, url: str, body: dict[str, object] | None = None, token: str = "") -> dict[str, object]:
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Token {token}"} if token else {})
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=30) as answer:
+        text = answer.read()
+    return json.loads(text) if text else {}
