@@ -1,7 +1,7 @@
 """Conversions between megabit/s, bytes and milliseconds: the only place where 8, 1e3 and 1e6 meet.
 
 The seed's §3.2 divides bytes by Mbit/s and adds milliseconds; the sum has no unit, and the transfer weighs 125 times
-too little. Here one Mbit/s carries 125 bytes a millisecond.
+too much. Here one Mbit/s carries 125 bytes a millisecond.
 """
 
 from __future__ import annotations

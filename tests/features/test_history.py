@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dwcp.contract import FEATURES, OUTCOMES
+from dwcp.features.history import ALPHA, HISTORY_FEATURES, History
+from dwcp.features.recompute import observations, recompute_features
+from transfers import make_transfers
+
+DEFAULT = {feature.name: feature.default for feature in FEATURES}
+AT = {feature.name: position for position, feature in enumerate(FEATURES)}
+
+
+def keys_of(history: History, log: pa.Table):
+    return history.keys(log["node_id"], log["object_id"], log["data_type"], log["peer_id"])
+
+
+def advance(history: History, log: pa.Table) -> np.ndarray:
+    return history.advance(keys_of(history, log), log["timestamp_ns"].to_numpy(), observations(log))
+
+
+def slow_history(log: pa.Table) -> np.ndarray:
+    """The definition, a row at a time."""
+    memory: dict[tuple, float] = {}
+
+    def remember(key, value):
+        if value is not None:
+            memory[key] = value if key not in memory else memory[key] + ALPHA * (value - memory[key])
+
+    rows = log.to_pylist()
+    result = np.empty((len(rows), len(HISTORY_FEATURES)))
+    for position in sorted(range(len(rows)), key=lambda n: rows[n]["timestamp_ns"]):
+        row = rows[position]
+        node, thing, kind, peer = row["node_id"], row["object_id"], row["data_type"], row["peer_id"]
+        amst = row["amst_compressed_size_bytes"]
+        ratios = {
+            "recent_hde_ratio": row["hde_compression_ratio"],
+            "recent_amst_ratio": None if amst is None else row["data_size_bytes"] / amst,
+            "baseline_ratio": row["baseline_compression_ratio"],
+        }
+        for column, name in enumerate(ratios):
+            by_type = memory.get((name, "type", node, kind), DEFAULT[name])
+            result[position, column] = memory.get((name, "object", node, thing), by_type)
+        bandwidth = row["available_bandwidth_mbps"]
+        result[position, 3] = bandwidth / memory.get(("bandwidth", node, peer), bandwidth)
+        result[position, 4] = memory.get(("jitter", node, peer), DEFAULT["jitter_average_ms"])
+        for name, ratio in ratios.items():
+            remember((name, "object", node, thing), ratio)
+            remember((name, "type", node, kind), ratio)
+        remember(("bandwidth", node, peer), bandwidth)
+        remember(("jitter", node, peer), row["jitter_ms"])
+    return result
+
+
+def skewed(rows: int, seed: int) -> pa.Table:
+    """Few nodes hold most transfers: both ways of walking a key are taken."""
+    log = make_transfers(rows, seed=seed, objects=60)
+    nodes = (np.random.default_rng(seed).pareto(0.7, rows)).astype(int).clip(max=80)
+    return log.set_column(log.schema.get_field_index("node_id"), "node_id", pa.array([f"node-{n}" for n in nodes]))
+
+
+@pytest.mark.parametrize("make", [lambda seed: make_transfers(1_500, seed=seed), lambda seed: skewed(3_000, seed)])
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_slow_reference(make, seed):
+    log = make(seed)
+    np.testing.assert_array_equal(advance(History(), log), slow_history(log).astype(np.float32))
+
+
+@pytest.mark.parametrize("cuts", [[0], [1], [700, 701, 1_900], list(range(50, 3_000, 50))])
+def test_chunks_and_warm_up_give_the_same_bits_as_one_pass(cuts):
+    log = skewed(3_000, 1)
+    whole = advance(History(), log)
+    history = History()
+    edges = [0, *cuts, log.num_rows]
+    parts = [advance(history, log.slice(a, b - a)) for a, b in pairwise(edges)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    warm_up_end_ns = log["timestamp_ns"][1_000].as_py()
+    columns = [AT[name] for name in HISTORY_FEATURES]
+    np.testing.assert_array_equal(recompute_features(log, warm_up_end_ns)[:, columns], whole[1_000:])
+
+
+def test_recall_and_observe_give_the_same_bits_as_advance():
+    log = skewed(1_000, 2)
+    whole = advance(History(), log)
+    history = History()
+    keys, observed = keys_of(history, log), observations(log)
+    result = np.empty_like(whole)
+    for row in range(log.num_rows):
+        one = keys.take(slice(row, row + 1))
+        result[row] = history.recall(one, observed.bandwidth_mbps[row : row + 1])[0]
+        history.observe(one, observed.take(slice(row, row + 1)))
+    np.testing.assert_array_equal(result, whole)
+
+
+def test_order_of_rows_does_not_matter():
+    log = skewed(2_000, 3)
+    order = np.random.default_rng(0).permutation(log.num_rows)
+    np.testing.assert_array_equal(recompute_features(log.take(order)), recompute_features(log)[order])
+
+
+def test_no_feature_of_a_transfer_moves_with_its_own_outcomes():
+    """Every outcome column of the last transfer of each node, and what came of its choice, set to something else."""
+    log = make_transfers(900, fully_measured=0.6)
+    node = np.array(log["node_id"].to_pylist())
+    current = np.array([np.flatnonzero(node == name)[-1] for name in np.unique(node)])
+    outcomes = [name for names in OUTCOMES.values() for name in names]
+    decided = ["actual_transfer_time_ms", "actual_throughput_mbps", "total_cpu_overhead_ms", "confidence"]
+    before = recompute_features(log)[current]
+    changed = log
+    for name in [*outcomes, *decided]:
+        values = changed[name].to_pylist()
+        for row in current:
+            values[row] = None if values[row] is not None and row % 2 else 7
+        position = changed.schema.get_field_index(name)
+        changed = changed.set_column(position, name, pa.array(values, changed.schema.field(name).type))
+    np.testing.assert_array_equal(recompute_features(changed)[current], before)
+
+    later = make_transfers(900, seed=1, start=_day_after(), fully_measured=0.6)
+    moved = recompute_features(pa.concat_tables([changed, later]))[900:]
+    assert (moved != recompute_features(pa.concat_tables([log, later]))[900:]).any(), "the past must matter"
+
+
+def test_permuting_outcomes_within_one_instant_moves_nothing():
+    """All transfers of the log at one instant: nobody has a past, so every history feature is its default."""
+    log = make_transfers(200)
+    position = log.schema.get_field_index("timestamp_ns")
+    log = log.set_column(position, "timestamp_ns", pa.array(np.full(200, log["timestamp_ns"][0].as_py())))
+    expected = np.tile(np.float32([DEFAULT[name] for name in HISTORY_FEATURES]), (200, 1))
+    np.testing.assert_array_equal(advance(History(), log), expected)
+
+
+def test_empty_log():
+    assert recompute_features(make_transfers(5).slice(0, 0)).shape == (0, len(FEATURES))
+
+
+def _day_after():
+    from datetime import timedelta
+
+    from transfers import START
+
+    return START + timedelta(days=1)
