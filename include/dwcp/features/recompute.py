@@ -45,8 +45,8 @@ def feature_matrix(
     """Features of shape (rows, ``len(FEATURES)``) in contract order, float32 as the model sees them.
 
     ``raw`` holds ``RAW_COLUMNS`` (numpy arrays of shape (rows,), Arrow's for text; no nulls), ``history`` is what
-    ``History`` returned and
-    ``delta_potential`` the share of probed blocks that the peer's version has: the log keeps it as served only.
+    ``History`` returned and ``delta_potential`` the share of probed blocks that the peer's version has: the log keeps
+    it as served only.
     """
     made = {
         "rtt_ms": raw["rtt_ms"],
