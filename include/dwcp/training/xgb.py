@@ -1,0 +1,53 @@
+"""XGBoost with the seed's hyperparameters (§4.1.1)."""
+
+from __future__ import annotations
+
+import logging
+
+from dwcp.contract import CANDIDATES
+from dwcp.settings import Settings
+from dwcp.training.dataset import TRAIN, VALIDATION, Dataset
+from dwcp.training.weights import row_weights
+
+log = logging.getLogger(__name__)
+
+ROUNDS = 200
+PATIENCE = 20
+"""Rounds without a lower validation loss after which training stops."""
+PARAMETERS = {
+    "objective": "multi:softprob",
+    "num_class": len(CANDIDATES),
+    "max_depth": 8,
+    "learning_rate": 0.05,
+    "subsample": 0.8,
+    "colsample_bytree": 0.8,
+    "tree_method": "hist",
+    "eval_metric": "mlogloss",
+}
+
+
+def train_xgboost(dataset: Dataset, settings: Settings) -> bytes:
+    """Train on the training split, stop early on the validation split, and return XGBoost's JSON.
+
+    The JSON holds the trees up to the best iteration and no more: a raw booster predicts with all its rounds. Classes
+    weigh the same in training; the validation loss is unweighted, as the gate counts transfers. Same dataset, settings
+    and CPU class, same bytes. Raises ``DatasetError`` if a class never occurs in training.
+    """
+    import xgboost
+
+    train, validation = dataset.only(TRAIN), dataset.only(VALIDATION)
+    threads = settings.training_threads
+    matrix = xgboost.DMatrix(train.features, train.labels, weight=row_weights(train.labels), nthread=threads)
+    held_out = xgboost.DMatrix(validation.features, validation.labels, nthread=threads)
+    log.info("XGBoost: %d rows, %d features, at most %d rounds", train.rows, train.features.shape[1], ROUNDS)
+    booster = xgboost.train(
+        PARAMETERS | {"seed": settings.seed, "nthread": threads},
+        matrix,
+        num_boost_round=ROUNDS,
+        evals=[(held_out, "validation")],
+        early_stopping_rounds=PATIENCE,
+        verbose_eval=25,
+    )
+    best = booster[: booster.best_iteration + 1]
+    log.info("XGBoost: best round %d, validation loss %.4f", booster.best_iteration + 1, booster.best_score)
+    return bytes(best.save_raw("json"))
