@@ -1,0 +1,75 @@
+# Everything is installed into this clone (.tools, .venv, .cache) and runs from it; nothing global is touched.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+UV_VERSION := 0.13.9
+PYTHON ?= python3
+UV := .tools/bin/uv
+RUN := .venv/bin
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
+export UV_PYTHON_DOWNLOADS = never
+export DWCP_HOME ?= $(CURDIR)/.dwcp
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: env ## Run the weekly pipeline on measured input: seven weeks backfilled, the eighth through real Airflow
+	@$(RUN)/dwcp demo
+
+.PHONY: test
+test: env influxd browser lint ## Run every check that CI runs
+	@$(RUN)/python -m pytest
+
+.PHONY: ui
+ui: env ## Start Airflow on loopback with a login, ready for a weekly run by hand (Ctrl-C stops it)
+	@$(RUN)/dwcp ui
+
+.PHONY: bench
+bench: env influxd ## Measure each step beside the naive way and write docs/benchmarks.md
+	@$(RUN)/python tools/bench.py
+
+.PHONY: lint
+lint: env ## Check style, types, generated files and the lock
+	@$(RUN)/ruff check .
+	@$(RUN)/ruff format --check .
+	@$(RUN)/mypy
+	@$(UV) lock --check --quiet
+	@diff <($(UV) export $(EXPORT)) requirements.txt || { echo "requirements.txt is stale: run make requirements"; exit 1; }
+	@$(RUN)/python tools/generated.py --check
+
+.PHONY: generate
+generate: env ## Write the files that derive from code (data dictionary, DAG pages)
+	@$(RUN)/python tools/generated.py
+
+EXPORT := --locked --no-dev --no-emit-project --no-header --format requirements-txt --quiet
+.PHONY: requirements
+requirements: $(UV) ## Export requirements.txt from the lock
+	@$(UV) export $(EXPORT) > requirements.txt
+
+.PHONY: influxd
+influxd: ## Build the real InfluxDB that integration tests talk to (needs Go, cargo and gcc; once a machine)
+	@bash tools/influxd/build.sh
+
+.PHONY: browser
+browser: # CI must see the pages in a real browser; elsewhere a missing one skips those tests
+	@if [ "$$CI" = true ] && ! command -v chromium >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
+
+.PHONY: env
+env: .venv/.ready # Install the locked environment
+
+.venv/.ready: uv.lock pyproject.toml | $(UV)
+	@echo "installing the locked environment into .venv ..."
+	@$(UV) sync --locked --compile-bytecode --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+	@touch $@
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: set PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv .tools 2>/dev/null || { echo "$(PYTHON) has no venv module: apt-get install python3-venv"; exit 1; }
+	@.tools/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.PHONY: clean
+clean: ## Remove what runs left (databases, archive, models); the installed environment stays
+	@if [ -x $(RUN)/dwcp ]; then $(RUN)/dwcp stop; fi
+	@rm -rf .dwcp .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,195 @@
+"""``dwcp``: the product on the command line, over the same functions that the DAGs call."""
+
+from __future__ import annotations
+
+import json
+import logging
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dwcp.contract import REGIONS
+from dwcp.fleet.cli import app as fleet_app
+from dwcp.settings import Settings
+
+app = typer.Typer(
+    help="Learn, gate, publish and watch the compression choice of DWCP nodes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+WEEKLY, MODEL, DATA, SITE = "The weekly run", "Models in the field", "Data", "This installation"
+app.add_typer(fleet_app, name="fleet", help="Measure real codecs on real bytes; emulate a fleet.", rich_help_panel=DATA)
+
+Start = Annotated[str, typer.Option(help="First day, as 2026-10-26; UTC.")]
+End = Annotated[str, typer.Option(help="Day after the last, as 2026-11-02; UTC.")]
+Source = Annotated[str | None, typer.Option(help="archive or influxdb; default: DWCP_SOURCE.")]
+Regions = Annotated[list[str] | None, typer.Option("--region", help=f"Repeat for several; default all: {REGIONS}.")]
+
+
+@app.callback()
+def main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show each step's log.")] = False) -> None:
+    """Set up logging; each command loads only what it needs."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+
+
+@app.command(rich_help_panel=WEEKLY)
+def demo(
+    fresh: Annotated[bool, typer.Option(help="Forget earlier demo data first.")] = True,
+) -> None:
+    """Backfill seven weeks of the recorded fleet and run the weekly DAG for the eighth through real Airflow."""
+    from dwcp.demo import run_demo
+
+    raise typer.Exit(run_demo(Settings(), fresh=fresh))
+
+
+@app.command(rich_help_panel=WEEKLY)
+def weekly(start: Start, end: End, source: Source = None) -> None:
+    """Run the whole weekly pipeline for a window in this process, without Airflow."""
+    from dwcp.pipeline.site import local_settings
+    from dwcp.pipeline.weekly import run_weekly
+
+    logging.getLogger("dwcp").setLevel(logging.INFO)
+    _print(run_weekly(local_settings(), run_id=_run_id("weekly"), start=start, end=end, source=source))
+
+
+@app.command(rich_help_panel=WEEKLY)
+def summary(run_id: Annotated[str | None, typer.Argument(help="Default: the last run.")] = None) -> None:
+    """Show what a weekly run read, judged and published."""
+    from rich.console import Console
+
+    from dwcp.pipeline.site import local_settings
+    from dwcp.pipeline.summary import render_summary
+
+    Console().print(render_summary(local_settings(), run_id))
+
+
+@app.command(rich_help_panel=DATA)
+def backfill(
+    start: Start,
+    end: End,
+    source: Source = None,
+    regions: Regions = None,
+    oracle: Annotated[str | None, typer.Option(help="seed_3_1 or seed_3_2; default: DWCP_ORACLE.")] = None,
+    relabel_only: Annotated[bool, typer.Option(help="Keep the rows, compute their labels anew.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Say what would change, change nothing.")] = True,
+) -> None:
+    """Load or relabel past days again; by default a dry run that shows rows now and after, and label flips."""
+    from dwcp.pipeline.backfill import run_backfill
+    from dwcp.pipeline.site import local_settings
+
+    logging.getLogger("dwcp").setLevel(logging.INFO)
+    typer.echo(
+        run_backfill(
+            local_settings(),
+            run_id=_run_id("backfill"),
+            start=start,
+            end=end,
+            regions=regions,
+            source=source,
+            oracle=oracle,
+            relabel_only=relabel_only,
+            dry_run=dry_run,
+        )
+    )
+
+
+@app.command(rich_help_panel=DATA)
+def export(
+    start: Start, end: End, to: Annotated[Path, typer.Argument(help="A .parquet or .csv file to write.")]
+) -> None:
+    """Write a labelled, validated window to Parquet or CSV (seed §5.1)."""
+    from dwcp.pipeline.site import dsn, local_settings
+    from dwcp.warehouse.export import export_window
+    from dwcp.window import Window
+
+    rows = export_window(dsn(local_settings(), "reader"), Window.parse(start, end), to)
+    typer.echo(f"{rows} rows written to {to}")
+
+
+@app.command(rich_help_panel=DATA)
+def dictionary() -> None:
+    """Print the data dictionary: every column with unit, type, range and meaning."""
+    from dwcp.quality.dictionary import render
+
+    typer.echo(render())
+
+
+@app.command(rich_help_panel=MODEL)
+def models() -> None:
+    """List the versions that were registered, their verdicts and what serves."""
+    from rich.console import Console
+
+    from dwcp.pipeline.site import local_settings
+    from dwcp.pipeline.summary import render_models
+
+    Console().print(render_models(local_settings()))
+
+
+@app.command(rich_help_panel=MODEL)
+def rollback(
+    reason: Annotated[str, typer.Option(help="Why; kept in the release log.")],
+    to: Annotated[str, typer.Option(help="A version, or last-good.")] = "last-good",
+    region: Annotated[str | None, typer.Option(help="One region; default all.")] = None,
+    who: Annotated[str, typer.Option(help="Who did it; kept in the release log.")] = "cli",
+) -> None:
+    """Take the serving model back: a higher serial that names an older version."""
+    from dwcp.pipeline.site import local_settings
+    from dwcp.release.publish import rollback as roll_back
+
+    typer.echo(roll_back(local_settings(), to=to, region=region, reason=reason, who=who))
+
+
+@app.command(rich_help_panel=SITE)
+def ui() -> None:
+    """Start Airflow's four components on loopback with a login; Ctrl-C stops them."""
+    from dwcp.services import run_ui
+
+    raise typer.Exit(run_ui(Settings()))
+
+
+@app.command(rich_help_panel=SITE)
+def migrate() -> None:
+    """Bring the warehouse's schema up to date."""
+    from dwcp.pipeline.site import dsn, local_settings
+    from dwcp.warehouse.migrate import migrate as apply
+
+    applied = apply(dsn(local_settings(), "owner"))
+    typer.echo("\n".join(applied) if applied else "the schema is up to date")
+
+
+@app.command(rich_help_panel=SITE)
+def psql(role: Annotated[str, typer.Option(help="owner, loader, reader or registry.")] = "reader") -> None:
+    """Print the connection of a role, for psql or a notebook."""
+    from dwcp.pipeline.site import dsn, local_settings
+
+    typer.echo(dsn(local_settings(), role))
+
+
+@app.command(rich_help_panel=SITE)
+def stop() -> None:
+    """Stop the embedded Postgres."""
+    from dwcp.warehouse import server
+
+    server.stop(Settings().home)
+
+
+def run() -> None:
+    """The console script: an error is one line for a person; ``--verbose`` shows where it came from."""
+    try:
+        app()
+    except (ValueError, RuntimeError, OSError) as error:
+        if logging.getLogger().level <= logging.INFO:
+            raise
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise SystemExit(1) from None
+
+
+def _run_id(kind: str) -> str:
+    return f"{kind}__{datetime.now(UTC):%Y%m%dT%H%M%S}"
+
+
+def _print(result: dict[str, object]) -> None:
+    typer.echo(json.dumps(result, indent=2))

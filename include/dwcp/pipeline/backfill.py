@@ -1,0 +1,182 @@
+"""Load or relabel past days again: planned, refused early if it cannot be, one day at a time, dry by default."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from dwcp.contract import REGIONS
+from dwcp.oracle import DEFINITIONS
+from dwcp.pipeline import weekly
+from dwcp.pipeline.ingest import checked_batches, load_day
+from dwcp.pipeline.site import dsn
+from dwcp.settings import Settings
+from dwcp.sources import open_source
+from dwcp.window import Window
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+log = logging.getLogger(__name__)
+
+
+def plan_backfill(
+    settings: Settings,
+    *,
+    start: str,
+    end: str,
+    regions: Sequence[str] | None = None,
+    source: str | None = None,
+    oracle: str | None = None,
+    relabel_only: bool = False,
+    dry_run: bool = True,
+) -> dict[str, Any]:
+    """The days to do, or a ``ValueError`` of one line before anything is touched.
+
+    Refused: a window that is empty, in the future or longer than ``backfill_max_days``; an unknown region or oracle; a
+    source that holds nothing of it; relabelling days that were never loaded.
+    """
+    plan = weekly.plan_window(settings, start=start, end=end)
+    window = Window.parse(plan["start"], plan["end"])
+    days = plan["days"]
+    if len(days) > settings.backfill_max_days:
+        raise ValueError(f"{len(days)} days are more than a backfill may take ({settings.backfill_max_days}): split it")
+    unknown = sorted(set(regions or ()) - set(REGIONS))
+    if unknown:
+        raise ValueError(f"unknown region {', '.join(unknown)}: choose from {', '.join(REGIONS)}")
+    oracle = oracle or settings.oracle
+    if oracle not in DEFINITIONS:
+        raise ValueError(f"unknown oracle {oracle!r}: choose from {', '.join(DEFINITIONS)}")
+    kind = source or settings.source
+    if relabel_only:
+        from dwcp.warehouse.windows import read_states
+
+        if not read_states(dsn(settings, "loader"), window, regions):
+            raise ValueError(f"nothing was ever loaded from {days[0]} to {days[-1]}: there is nothing to relabel")
+    elif open_source(settings, kind).count(window, regions) == 0:
+        raise ValueError(f"the {kind} holds no transfer from {days[0]} to {days[-1]}: choose another source or window")
+    return {
+        **plan,
+        "regions": list(regions) if regions else None,
+        "source": kind,
+        "oracle": oracle,
+        "relabel_only": relabel_only,
+        "dry_run": dry_run,
+    }
+
+
+def backfill_day(
+    settings: Settings,
+    *,
+    run_id: str,
+    day: str,
+    regions: Sequence[str] | None = None,
+    source: str | None = None,
+    oracle: str | None = None,
+    relabel_only: bool = False,
+    dry_run: bool = True,
+) -> dict[str, Any]:
+    """Do one day, or say what doing it would change: rows now, rows after, label flips (``old→new``: rows)."""
+    from dwcp.oracle import label_batch
+    from dwcp.warehouse.relabel import relabel_day
+
+    oracle = oracle or settings.oracle
+    before = _labels_now(settings, day, regions)
+    if relabel_only:
+        done = relabel_day(
+            dsn(settings, "loader"),
+            day=date.fromisoformat(day),
+            regions=regions,
+            run_id=run_id,
+            label=partial(label_batch, definition=oracle),
+            oracle_definition=oracle,
+            dry_run=dry_run,
+        )
+        flips, after = done.flips, done.rows
+    else:
+        if dry_run:
+            labels_after = _labels_of_source(settings, day, regions, source, oracle)
+        else:
+            load_day(settings, run_id=run_id, day=day, regions=regions, source=source, oracle=oracle)
+            labels_after = _labels_now(settings, day, regions)
+        flips, after = _flips(before, labels_after), labels_after.num_rows
+    changed = {f"{old or 'no label'}→{new or 'no label'}": rows for (old, new), rows in sorted(flips.items(), key=str)}
+    log.info("%s: %d rows now, %d after, %d labels flip", day, before.num_rows, after, sum(changed.values()))
+    return {"day": day, "rows_now": before.num_rows, "rows_after": after, "label_flips": changed}
+
+
+def validate_backfill(settings: Settings, *, run_id: str, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Put what was loaded or relabelled before the quality gate, as its windows are visible only once it passed.
+
+    A dry run changed nothing and validates nothing. Raises ``QualityGateFailed``.
+    """
+    if plan["dry_run"]:
+        return {"passed": None, "report": None}
+    return weekly.validate(settings, run_id=run_id, start=plan["start"], end=plan["end"])
+
+
+def summarise_backfill(settings: Settings, *, plan: Mapping[str, Any], days: Iterable[Mapping[str, Any]]) -> str:
+    """What was done, or would be, as a table in plain text."""
+    rows = list(days)
+    flips: Counter[str] = Counter()
+    for row in rows:
+        flips.update(row["label_flips"])
+    head = "DRY RUN, nothing was changed" if plan["dry_run"] else "done"
+    what = "relabelled" if plan["relabel_only"] else f"loaded from the {plan['source']}"
+    lines = [
+        f"{head}: {len(rows)} days {what}, oracle {plan['oracle']}, regions {', '.join(plan['regions'] or ['all'])}",
+        f"{'day':12}{'rows now':>10}{'rows after':>12}{'labels flip':>13}",
+        *(
+            f"{row['day']:12}{row['rows_now']:>10}{row['rows_after']:>12}{sum(row['label_flips'].values()):>13}"
+            for row in rows
+        ),
+        f"{'all':12}{sum(r['rows_now'] for r in rows):>10}{sum(r['rows_after'] for r in rows):>12}{flips.total():>13}",
+        *(f"  {change}: {count}" for change, count in flips.most_common()),
+    ]
+    text = "\n".join(lines)
+    log.info("%s", text)
+    return text
+
+
+def run_backfill(settings: Settings, *, run_id: str, **asked: Any) -> str:
+    """Plan, do every day, validate and summarise in this process: what the DAG does, without Airflow."""
+    plan = plan_backfill(settings, **asked)
+    options = {name: plan[name] for name in ("regions", "source", "oracle", "relabel_only", "dry_run")}
+    days = [backfill_day(settings, run_id=run_id, day=day, **options) for day in plan["days"]]
+    validate_backfill(settings, run_id=run_id, plan=plan)
+    return summarise_backfill(settings, plan=plan, days=days)
+
+
+def _labels_now(settings: Settings, day: str, regions: Sequence[str] | None) -> pa.Table:
+    """Labels as the warehouse has them, validated or not."""
+    from dwcp.warehouse.labels import loaded_labels
+
+    return loaded_labels(dsn(settings, "loader"), Window.of_day(date.fromisoformat(day)), regions)
+
+
+def _labels_of_source(
+    settings: Settings, day: str, regions: Sequence[str] | None, source: str | None, oracle: str
+) -> pa.Table:
+    """Labels as a load would make them; of a transfer logged twice, one row counts."""
+    import pyarrow as pa
+
+    from dwcp.warehouse.labels import LABEL_SCHEMA
+
+    window = Window.of_day(date.fromisoformat(day))
+    batches = open_source(settings, source).read(window, regions)
+    checked = checked_batches(settings, batches, window=window, oracle=oracle)
+    labels = pa.Table.from_batches([good.select(LABEL_SCHEMA.names) for good, _ in checked], LABEL_SCHEMA)
+    return labels.group_by("transfer_id", use_threads=False).aggregate([("optimal_compression", "first")])
+
+
+def _flips(before: pa.Table, after: pa.Table) -> Counter[tuple[str | None, str | None]]:
+    """How often a transfer's label changes, by (old, new); rows that come or go are no flips."""
+    names = ["transfer_id", "label"]
+    pairs = before.rename_columns(names).to_pandas().merge(after.rename_columns(names).to_pandas(), on="transfer_id")
+    changed = pairs[pairs["label_x"].fillna("") != pairs["label_y"].fillna("")]
+    counts = changed.fillna("").groupby(["label_x", "label_y"]).size()
+    return Counter({(old or None, new or None): int(rows) for (old, new), rows in counts.items()})

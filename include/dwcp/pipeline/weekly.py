@@ -1,0 +1,389 @@
+"""The weekly run, step by step: plan, load, reconcile, validate, train, export, evaluate, gate, publish, verify."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from dwcp.pipeline import QualityGateFailed, ReconcileFailed
+from dwcp.pipeline.ingest import COUNTS, load_day
+from dwcp.pipeline.site import dsn
+from dwcp.settings import Settings
+from dwcp.store import Store, digest_of
+from dwcp.window import Window
+
+if TYPE_CHECKING:
+    from dwcp.training.dataset import Dataset
+
+__all__ = [
+    "act_on_field",
+    "apply_gate",
+    "build_dataset",
+    "evaluate_model",
+    "export_model",
+    "load_day",
+    "plan_window",
+    "publish_model",
+    "reconcile",
+    "run_weekly",
+    "train_network",
+    "train_xgboost",
+    "validate",
+    "verify_published",
+    "watch_field",
+]
+log = logging.getLogger(__name__)
+SPLITS = ("time", "random")
+"""The gate looks at the time split; a model of its own on a random split is reported beside it."""
+
+
+def plan_window(settings: Settings, *, start: str, end: str) -> dict[str, Any]:
+    """The window cut to whole UTC days, as loads replace whole days, and those days.
+
+    Raises ``ValueError`` if no whole day is left or the window is not over yet.
+    """
+    asked = Window.parse(start, end)
+    if asked.end > datetime.now(UTC) + settings.max_clock_ahead:
+        raise ValueError(f"the window ends in the future ({asked.end:%Y-%m-%d %H:%M} UTC): choose an end that is past")
+    first, last = _midnight(asked.start), _midnight(asked.end)
+    if first >= last:
+        raise ValueError(f"{asked.start:%Y-%m-%d %H:%M} to {asked.end:%Y-%m-%d %H:%M} UTC holds no whole day")
+    window = Window(first, last)
+    return {
+        "start": window.start.isoformat(),
+        "end": window.end.isoformat(),
+        "days": [day.isoformat() for day in window.days()],
+    }
+
+
+def reconcile(
+    settings: Settings, *, run_id: str, start: str, end: str, loads: Iterable[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Sum the days' counts and hold them against the ledger. Raises ``ReconcileFailed`` if anything went missing."""
+    from dwcp.warehouse.windows import loaded_counts
+
+    window = Window.parse(start, end)
+    loads = list(loads)
+    days = {str(load["day"]) for load in loads}
+    absent = [day.isoformat() for day in window.days() if day.isoformat() not in days]
+    if absent:
+        raise ReconcileFailed(f"days without a load: {', '.join(absent)}; clear their load_day tasks")
+    ledger = dataclasses.asdict(loaded_counts(dsn(settings, "loader"), window))
+    # A transfer logged twice on two days is one row: a later load may turn an earlier day's row into a duplicate, so
+    # days may differ from the ledger in that, but what was read must be accounted for to the last row.
+    read = sum(int(load["read"]) for load in loads)
+    if ledger["read"] != read:
+        raise ReconcileFailed(f"the loads read {read} rows, the ledger says {ledger['read']}: clear the load_day tasks")
+    if ledger["read"] != ledger["loaded"] + ledger["quarantined"] + ledger["duplicate"]:
+        raise ReconcileFailed(f"read ≠ loaded + quarantined + duplicate: {ledger}")
+    log.info("%s: read %d = loaded %d + quarantined %d + duplicate %d", run_id, *(ledger[name] for name in COUNTS))
+    return {name: ledger[name] for name in COUNTS}
+
+
+def validate(settings: Settings, *, run_id: str, start: str, end: str) -> dict[str, Any]:
+    """Run the Great Expectations suite over the window; if it passes, the trainer and the data team see it.
+
+    Raises ``QualityGateFailed`` if an expectation marked *fail* does not hold.
+    """
+    from dwcp.quality.report import write_report
+    from dwcp.quality.suite import validate_window
+    from dwcp.warehouse import windows
+
+    window = Window.parse(start, end)
+    loader = dsn(settings, "loader")
+    result = validate_window(loader, window, run_id)
+    report = write_report(settings.reports_dir, result)
+    if not result.passed:
+        windows.mark_failed(loader, window, run_id=run_id)
+        broken = "; ".join(one.name for one in result.failures)
+        raise QualityGateFailed(f"the window stays unvalidated: {broken}; the failing rows are in {report}", report)
+    windows.mark_validated(loader, window, run_id=run_id)
+    return {"passed": True, "report": report, "expectations": len(result.results), "warnings": len(result.warnings)}
+
+
+def build_dataset(settings: Settings, *, run_id: str, start: str, end: str) -> dict[str, Any]:
+    """The labelled, validated transfers of the training window (the last ``training_weeks`` up to ``end``)."""
+    from dwcp.training.dataset import build_dataset as build
+    from dwcp.training.split import split_by_time
+    from dwcp.warehouse.reads import read_training
+
+    last = Window.parse(start, end)
+    window = Window(last.end - timedelta(weeks=settings.training_weeks), last.end)
+    dataset = build(read_training(dsn(settings, "reader"), window))
+    split = split_by_time(dataset, settings)
+    data = _store(settings).put("dataset.parquet", dataset.to_parquet_bytes())
+    rows = dict(zip(("train", "validation", "test"), (int((split.split == n).sum()) for n in range(3)), strict=True))
+    log.info("%s: %d labelled rows since %s: %s", run_id, dataset.rows, f"{window.start:%Y-%m-%d}", rows)
+    return {
+        "dataset": {"data": data, "start": window.start.isoformat(), "end": window.end.isoformat()},
+        "rows": rows,
+        "dropped": split.dropped,
+    }
+
+
+def train_xgboost(settings: Settings, *, dataset: Mapping[str, str]) -> dict[str, str]:
+    """Train XGBoost on each split; references to its JSON by split."""
+    from dwcp.training import xgb
+
+    data = _dataset(settings, dataset)
+    return {
+        split: _store(settings).put("xgboost.json", xgb.train_xgboost(_split(data, split, settings), settings))
+        for split in SPLITS
+    }
+
+
+def train_network(settings: Settings, *, dataset: Mapping[str, str]) -> dict[str, str]:
+    """Train the network on each split; references to its weights by split."""
+    from dwcp.training import network
+
+    data = _dataset(settings, dataset)
+    return {
+        split: _store(settings).put("network.zip", network.train_network(_split(data, split, settings), settings))
+        for split in SPLITS
+    }
+
+
+def export_model(
+    settings: Settings, *, dataset: Mapping[str, str], xgboost: Mapping[str, str], network: Mapping[str, str]
+) -> dict[str, Any]:
+    """Assemble the ensemble, name its version, write it as one ONNX graph and prove both to be the same function.
+
+    Raises ``ParityError`` if they are not.
+    """
+    from dwcp.export.onnx_graph import build_onnx
+    from dwcp.export.parity import check_parity
+    from dwcp.release.registry import code_digest, lock_digest, settings_digest, version_of
+    from dwcp.training.ensemble import Ensemble, Network
+
+    store = _store(settings)
+    ensembles = {
+        split: Ensemble(
+            store.get(xgboost[split]), Network.from_bytes(store.get(network[split])), settings.xgboost_weight
+        )
+        for split in SPLITS
+    }
+    version = version_of(
+        window=Window.parse(dataset["start"], dataset["end"]),
+        code_digest=code_digest(),
+        lock_digest=lock_digest(),
+        settings_digest=settings_digest(settings),
+        weights_digest=ensembles["time"].digest,
+    )
+    model = build_onnx(ensembles["time"], version=version)
+    test = _split(_dataset(settings, dataset), "time", settings).only(2)
+    parity = check_parity(model, ensembles["time"], test.features)
+    parity.require()
+    log.info("version %s: %d bytes; largest difference %.1e", version, len(model), parity.max_difference)
+    return {
+        "version": version,
+        "onnx": store.put("model.onnx", model),
+        **{f"{split}_ensemble": store.put("ensemble.zip", ensembles[split].to_bytes()) for split in SPLITS},
+        "parity": {"rows": parity.rows, "max_difference": parity.max_difference, "outliers": parity.outliers},
+    }
+
+
+def evaluate_model(
+    settings: Settings, *, run_id: str, dataset: Mapping[str, str], exported: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Judge the exported artifact with onnxruntime, beside its baselines and the serving champion; write the page."""
+    from dwcp.release.evaluate import evaluate
+    from dwcp.release.gate import judge
+    from dwcp.release.report import write_report
+    from dwcp.training.ensemble import Ensemble
+
+    store = _store(settings)
+    data = _dataset(settings, dataset)
+    evaluation = evaluate(
+        store.get(exported["onnx"]),
+        _split(data, "time", settings),
+        Ensemble.from_bytes(store.get(exported["time_ensemble"])),
+        settings,
+        champion_onnx=_champion_model(settings),
+        random_split=(
+            _split(data, "random", settings),
+            Ensemble.from_bytes(store.get(exported["random_ensemble"])),
+        ),
+    )
+    report = write_report(settings.reports_dir, run_id, evaluation, judge(evaluation, settings))
+    return {
+        "evaluation": store.put("evaluation.json", evaluation.to_json_bytes()),
+        "run_id": run_id,
+        "dataset": dict(dataset),
+        "exported": dict(exported),
+        "report": report,
+    }
+
+
+def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The gate's verdict with its reasons; the version is registered with it, whatever it is."""
+    from dwcp.release.evaluate import Evaluation
+    from dwcp.release.gate import judge
+    from dwcp.release.registry import ModelVersion, code_digest, lock_digest, register, settings_digest
+    from dwcp.training.ensemble import Ensemble
+    from dwcp.watch.profile import profile_of
+
+    store = _store(settings)
+    judged = Evaluation.from_json_bytes(store.get(evaluation["evaluation"]))
+    verdict = judge(judged, settings)
+    exported, dataset = evaluation["exported"], evaluation["dataset"]
+    data = _split(_dataset(settings, dataset), "time", settings)
+    register(
+        settings,
+        ModelVersion(
+            version=exported["version"],
+            run_id=evaluation["run_id"],
+            window=Window.parse(dataset["start"], dataset["end"]),
+            dataset_digest=dataset["data"][7:71],
+            code_digest=code_digest(),
+            lock_digest=lock_digest(),
+            settings_digest=settings_digest(settings),
+            weights_digest=Ensemble.from_bytes(store.get(exported["time_ensemble"])).digest,
+            artifacts={
+                "model.onnx": exported["onnx"],
+                "ensemble.zip": exported["time_ensemble"],
+                "evaluation.json": evaluation["evaluation"],
+                "dataset.parquet": dataset["data"],
+            },
+            metrics={**judged.summary(), "gate": verdict.to_json(), "report": evaluation["report"]},
+            verdict=verdict.verdict,
+            reasons=verdict.reasons,
+            training_profile=profile_of(data.only(0).features),
+            parent_champion=_champion_version(settings),
+        ),
+    )
+    log.info("%s: %s %s", exported["version"], verdict.verdict, "; ".join(verdict.reasons))
+    return {"version": exported["version"], "verdict": verdict.verdict, "reasons": list(verdict.reasons)}
+
+
+def publish_model(
+    settings: Settings,
+    *,
+    run_id: str,
+    start: str,
+    end: str,
+    dataset: Mapping[str, str],
+    exported: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    gate: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write the signed bundle, verify it as a node would, and make it the champion by one atomic write.
+
+    Raises ``PublishError`` if the gate did not pass it.
+    """
+    from dwcp.release.bundle import write_bundle
+    from dwcp.release.card import render_card
+    from dwcp.release.evaluate import Evaluation
+    from dwcp.release.gate import judge
+    from dwcp.release.publish import publish
+    from dwcp.release.signing import load_signer
+
+    store = _store(settings)
+    judged = Evaluation.from_json_bytes(store.get(evaluation["evaluation"]))
+    test = _split(_dataset(settings, dataset), "time", settings).only(2)
+    write_bundle(
+        settings.bundle_dir,
+        load_signer(settings),
+        version=gate["version"],
+        model=store.get(exported["onnx"]),
+        card=render_card(judged, judge(judged, settings)),
+        sample=test.features[:: max(1, test.rows // 64)][:64],
+    )
+    release = publish(
+        settings, gate["version"], who=run_id, reason=f"gate {gate['verdict']} on the window {start[:10]} to {end[:10]}"
+    )
+    return {"version": gate["version"], "serial": release.serial, "notes": list(release.notes)}
+
+
+def verify_published(settings: Settings, *, published: Mapping[str, Any]) -> dict[str, Any]:
+    """Read channel and bundle as a node does, from the outside, with nothing but the public key."""
+    from dwcp.release.bundle import bundle_path, verify_bundle
+    from dwcp.release.channel import read_channel
+    from dwcp.release.signing import load_signer
+
+    key = load_signer(settings).public_key
+    channel = read_channel(settings.channel_path, key, min_serial=int(published["serial"]))
+    served = {state.champion for state in channel.regions.values() if state.champion}
+    for version in sorted(served):
+        verify_bundle(bundle_path(settings.bundle_dir, version), key, version=version, digest=channel.bundles[version])
+    return {"serial": channel.serial, "serving": sorted(served), "regions": len(channel.regions)}
+
+
+def watch_field(settings: Settings, *, run_id: str, start: str, end: str) -> dict[str, Any]:
+    """What the serving champion did in the window, measured, judged by the policy table and stored."""
+    from dwcp.watch import observe
+
+    return observe(settings, Window.parse(start, end), run_id=run_id)
+
+
+def act_on_field(settings: Settings, *, run_id: str, observed: Mapping[str, Any]) -> dict[str, Any]:
+    """Do what the observation asks for: roll back, or say what it flags and do nothing."""
+    from dwcp.watch import act
+
+    return act(settings, observed, who=run_id)
+
+
+def run_weekly(settings: Settings, *, run_id: str, start: str, end: str, source: str | None = None) -> dict[str, Any]:
+    """All steps in order in this process: what the DAG does, without Airflow."""
+    plan = plan_window(settings, start=start, end=end)
+    span = {"run_id": run_id, "start": plan["start"], "end": plan["end"]}
+    loads = [load_day(settings, run_id=run_id, day=day, source=source) for day in plan["days"]]
+    counts = reconcile(settings, loads=loads, **span)
+    observed = watch_field(settings, **span)
+    acted = act_on_field(settings, run_id=run_id, observed=observed)
+    validated = validate(settings, **span)
+    built = build_dataset(settings, **span)
+    dataset = built["dataset"]
+    exported = export_model(
+        settings,
+        dataset=dataset,
+        xgboost=train_xgboost(settings, dataset=dataset),
+        network=train_network(settings, dataset=dataset),
+    )
+    evaluation = evaluate_model(settings, run_id=run_id, dataset=dataset, exported=exported)
+    gate = apply_gate(settings, evaluation=evaluation)
+    published = None
+    if gate["verdict"] == "PASS":
+        published = publish_model(
+            settings, dataset=dataset, exported=exported, evaluation=evaluation, gate=gate, **span
+        )
+        verify_published(settings, published=published)
+    return {"counts": counts, "validated": validated, "gate": gate, "published": published, "field": acted}
+
+
+def _midnight(moment: datetime) -> datetime:
+    return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _store(settings: Settings) -> Store:
+    return Store(settings.store_dir)
+
+
+def _dataset(settings: Settings, dataset: Mapping[str, str]) -> Dataset:
+    from dwcp.training.dataset import Dataset
+
+    return Dataset.from_parquet_bytes(_store(settings).get(dataset["data"]))
+
+
+def _split(dataset: Dataset, split: str, settings: Settings) -> Dataset:
+    from dwcp.training.split import split_at_random, split_by_time
+
+    return (split_by_time if split == "time" else split_at_random)(dataset, settings)
+
+
+def _champion_version(settings: Settings) -> str | None:
+    """The version that most regions follow, if any follows one."""
+    from dwcp.release.registry import champions
+
+    serving: Sequence[str] = sorted(champions(settings).values())
+    return max(serving, key=serving.count) if serving else None
+
+
+def _champion_model(settings: Settings) -> bytes | None:
+    from dwcp.release.registry import get_version
+
+    version = _champion_version(settings)
+    return _store(settings).get(get_version(settings, version).artifacts["model.onnx"]) if version else None
