@@ -1,0 +1,137 @@
+"""The recorded profile library: what every engine made of every version of every object, and how long it took."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from dwcp.fleet.engines import STREAM_COUNTS
+
+PROFILE_NAME = "profiles.parquet"
+MANIFEST_NAME = "manifest.json"
+RECORDED = Path(__file__).with_name("library")
+"""The library that lies in the repository."""
+
+_TIMES = (
+    "zstd_ms",
+    "zstd_back_ms",
+    "hde_ms",
+    "hde_back_ms",
+    "amst_cpu_ms",
+    "amst_back_cpu_ms",
+    *(f"amst_{streams}{back}_ms" for streams in STREAM_COUNTS for back in ("", "_back")),
+)
+LIBRARY_SCHEMA = pa.schema(
+    [
+        pa.field("object_id", pa.string()),
+        pa.field("data_type", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("version", pa.int64()),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("payload_digest", pa.string()),
+        pa.field("reference_ratio", pa.float64()),
+        *(pa.field(n, pa.float64()) for n in ("entropy", "compressibility_score", "delta_potential", "probe_time_ms")),
+        *(pa.field(n, pa.int64()) for n in ("zstd_bytes", "hde_bytes", "amst_bytes")),
+        pa.field("hde_hit_rate", pa.float64()),
+        *(pa.field(f"{name}_{measured}", pa.float64()) for measured in ("a", "b") for name in _TIMES),
+    ]
+)
+"""One row a payload; ``_a`` and ``_b`` are two independent measurements, times in ms of CPU."""
+_TYPICAL_MBPS = (10_000.0, 1_000.0, 100.0)
+
+
+class LibraryError(RuntimeError):
+    """The library is missing, was changed after its recording, or was made with other codecs."""
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """A library's rows, sorted by object and version."""
+
+    table: pa.Table
+
+    def column(self, name: str) -> NDArray[Any]:
+        """One column as numpy."""
+        values: NDArray[Any] = self.table[name].to_numpy()
+        return values
+
+    @cached_property
+    def object_of_row(self) -> NDArray[np.int64]:
+        """Position of each row's object in ``objects``."""
+        codes = self.table["object_id"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+        return np.asarray(codes, dtype=np.int64)
+
+    @cached_property
+    def first_row(self) -> NDArray[np.int64]:
+        """Row of version 0 of each object; rows of one object lie together."""
+        return np.flatnonzero(np.diff(self.object_of_row, prepend=-1))
+
+    @cached_property
+    def versions(self) -> NDArray[np.int64]:
+        """Number of versions of each object."""
+        return np.diff(np.append(self.first_row, self.table.num_rows))
+
+    def costs(self, measured: str, bandwidth_mbps: float, streams: int) -> NDArray[np.float64]:
+        """Cost of hde, amst and none by §3.1 on one loss-free link, in ms; shape (rows, 3)."""
+        per_byte = 1 / (bandwidth_mbps * 125)
+        hde = self.column(f"hde_ms_{measured}") + self.column(f"hde_back_ms_{measured}")
+        amst = self.column(f"amst_{streams}_ms_{measured}") + self.column(f"amst_{streams}_back_ms_{measured}")
+        return np.column_stack(
+            [
+                self.column("hde_bytes") * per_byte + hde,
+                self.column("amst_bytes") * per_byte + amst,
+                self.column("size_bytes") * per_byte,
+            ]
+        )
+
+
+def label_repeatability(one: Profiles, one_set: str, other: Profiles, other_set: str) -> dict[str, Any]:
+    """How far two measurements of the same payloads agree: share of equal labels, mean regret, time ratios.
+
+    Labels are those of three typical loss-free links (10 Gbit/s, 1 Gbit/s, 100 Mbit/s) and four AMST streams.
+    """
+    agree, regret = [], []
+    for mbps in _TYPICAL_MBPS:
+        costs, others = one.costs(one_set, mbps, 4), other.costs(other_set, mbps, 4)
+        best, guess = costs.argmin(axis=1), others.argmin(axis=1)
+        agree.append(best == guess)
+        rows = np.arange(len(costs))
+        regret.append((costs[rows, guess] - costs[rows, best]).sum() / costs[rows, best].sum())
+    ratios = [other.column(f"{name}_{other_set}") / one.column(f"{name}_{one_set}") for name in ("hde_ms", "amst_4_ms", "zstd_ms")]
+    spread = np.abs(np.log(np.concatenate(ratios)))
+    return {
+        "label_agreement": round(float(np.mean(agree)), 5),
+        "label_agreement_by_mbps": {str(int(m)): round(float(np.mean(a)), 5) for m, a in zip(_TYPICAL_MBPS, agree, strict=True)},
+        "mean_regret": round(float(np.mean(regret)), 6),
+        "time_ratio_median_difference": round(float(np.median(spread)), 5),
+        "time_ratio_p95_difference": round(float(np.quantile(spread, 0.95)), 5),
+        "payloads": len(one.table),
+    }
+
+
+def load_library(directory: Path = RECORDED) -> tuple[Profiles, dict[str, Any]]:
+    """Profiles and manifest of a recorded library. Raises ``LibraryError`` if it is missing, changed or of other codecs."""
+    from dwcp.fleet.measure import codec_versions
+
+    try:
+        manifest = json.loads((directory / MANIFEST_NAME).read_text())
+        data = (directory / PROFILE_NAME).read_bytes()
+    except (OSError, ValueError) as error:
+        raise LibraryError(f"no library in {directory} ({error}): record one with `dwcp fleet measure {directory}`") from None
+    if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
+        raise LibraryError(f"{directory / PROFILE_NAME} was changed after its recording: its digest is another")
+    if manifest.get("codecs") != codec_versions():
+        raise LibraryError(
+            f"the library in {directory} was recorded with {manifest.get('codecs')}, but {codec_versions()} are "
+            "installed: install those, or record again with `dwcp fleet measure`"
+        )
+    return Profiles(pq.read_table(pa.BufferReader(data))), manifest

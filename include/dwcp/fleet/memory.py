@@ -1,0 +1,190 @@
+"""A busy process that hands out snapshots of its own memory: real heaps, as a live migration moves them.
+
+Run as ``python -m dwcp.fleet.memory KIND SEED BYTES DIRTY MATERIAL``: for every line on standard input it works on (a
+DIRTY share of) its data and writes one snapshot to standard output: the same address ranges each time, from
+``/proc/self/mem``. MATERIAL is a file of real text that the work is done on.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+KINDS = ("records", "arrays", "text", "cache", "sparse", "allocator")
+
+
+def snapshots(kind: str, seed: int, size: int, dirty: float, versions: int) -> Iterator[bytes]:
+    """``versions`` snapshots of ``size`` bytes of a working child process. Raises ``RuntimeError`` if it dies."""
+    from dwcp.fleet import corpus
+
+    with tempfile.NamedTemporaryFile() as material:
+        material.write(corpus.take("text" if kind == "text" else "source", size + (1 << 20), random.Random(seed)))  # noqa: S311
+        material.flush()
+        command = [sys.executable, "-m", "dwcp.fleet.memory", kind, str(seed), str(size), str(dirty), material.name]
+        yield from _converse(command, size, versions)
+
+
+def _converse(command: list[str], size: int, versions: int) -> Iterator[bytes]:
+    # One thread: the stacks of more are address space that nothing was ever written to.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
+        assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - Popen was given both pipes
+        try:
+            for _ in range(versions):
+                child.stdin.write(b"\n")
+                child.stdin.flush()
+                snapshot = child.stdout.read(size)
+                if len(snapshot) < size:
+                    raise RuntimeError(f"the busy process ended early: {' '.join(command)}")
+                yield snapshot
+        finally:
+            child.kill()
+
+
+def work(kind: str, rng: random.Random, size: int, dirty: float, material: bytes) -> Callable[[], None]:
+    """Build a data structure of about ``size`` bytes and return the step that works on a share of it."""
+    import numpy as np
+
+    noise = np.random.default_rng(rng.randrange(2**32))
+
+    def excerpt(most: int) -> bytes:
+        at = rng.randrange(max(1, len(material) - most))
+        return material[at : at + rng.randrange(most // 8, most)]
+
+    if kind == "arrays":
+        array = np.cumsum(noise.normal(size=max(64, size // 8)))
+
+        def walk() -> None:
+            run = max(1, int(len(array) * dirty / 4))
+            for _ in range(4):
+                at = rng.randrange(max(1, len(array) - run))
+                array[at : at + run] += noise.normal(size=run)
+
+        return walk
+    if kind == "sparse":
+        pages = bytearray(size)
+
+        def touch(share: float = dirty / 3) -> None:
+            for _ in range(max(1, int(size * share / 4_096))):
+                data = excerpt(4_096)
+                at = rng.randrange(max(1, size - len(data)))
+                pages[at : at + len(data)] = data
+
+        touch(0.4)
+        return touch
+    if kind == "text":
+        words: list[list[str]] = [
+            line.split() for line in material[: size // 3].decode("utf-8", "replace").splitlines()
+        ]
+
+        def shuffle() -> None:
+            for _ in range(max(1, int(len(words) * dirty))):
+                line = words[rng.randrange(len(words))]
+                line[:] = [word[::-1] for word in line]
+
+        return shuffle
+    if kind == "cache":
+        store: dict[int, bytes] = {}
+
+        def blob() -> bytes:
+            data = excerpt(8_192)
+            return zlib.compress(data) if rng.random() < 0.5 else data
+
+        total = 0
+        while total < size:
+            store[len(store)] = data = blob()
+            total += len(data)
+
+        def evict() -> None:
+            for _ in range(max(1, int(len(store) * dirty))):
+                store[rng.randrange(len(store))] = blob()
+
+        return evict
+    if kind == "allocator":
+        held: list[list[object]] = [[n, str(n), float(n)] for n in range(size // 200)]
+
+        def churn() -> None:
+            for _ in range(max(1, int(len(held) * dirty))):
+                held[rng.randrange(max(1, len(held)))] = [rng.random(), hex(rng.getrandbits(64)), None]
+
+        return churn
+    if kind == "records":
+        rows = [
+            {"id": n, "name": f"user-{rng.randrange(10**6)}", "balance": rng.random(), "tags": ["a", "b"]}
+            for n in range(max(10, size // 450))
+        ]
+
+        def update() -> None:
+            for _ in range(max(1, int(len(rows) * dirty))):
+                row = rows[rng.randrange(len(rows))]
+                row["balance"], row["name"] = rng.random(), f"user-{rng.randrange(10**6)}"
+
+        return update
+    raise ValueError(f"unknown kind of work {kind!r}: choose one of {', '.join(KINDS)}")
+
+
+def resident() -> dict[tuple[str, int], tuple[int, int, int]]:
+    """This process's private writable memory: start, end and resident KiB of each region.
+
+    Keyed by the end that stays when it grows: a heap's start, a mapping's end (the kernel maps downwards and merges).
+    """
+    found: dict[tuple[str, int], tuple[int, int, int]] = {}
+    with open("/proc/self/smaps") as maps:  # noqa: PTH123
+        low, high, name, ours = 0, 0, "", False
+        for line in maps:
+            words = line.split()
+            if "-" in words[0]:
+                low, high = (int(edge, 16) for edge in words[0].split("-"))
+                name = words[5] if len(words) > 5 else ""
+                ours = words[1].startswith("rw-p") and name in ("", "[heap]")
+            elif words[0] == "Rss:" and ours:
+                found[name, low if name else high] = (low, high, int(words[1]))
+    return found
+
+
+def grown(before: dict[tuple[str, int], tuple[int, int, int]], size: int) -> list[tuple[int, int]]:
+    """Start and length of ``size`` bytes of memory, those regions first that grew most since ``before``."""
+    now = resident()
+    growth = {key: kib - before.get(key, (0, 0, 0))[2] for key, (_, _, kib) in now.items()}
+    chosen = []
+    for key in sorted(growth, key=lambda key: -growth[key]):
+        low, high, _ = now[key]
+        length = min(high - low, size)
+        chosen.append((high - length if key[0] else low, length))
+        size -= length
+        if size == 0:
+            break
+    return chosen
+
+
+def main(kind: str, seed: int, size: int, dirty: float, material: Path) -> None:
+    """Work and answer until standard input ends."""
+    import numpy  # noqa: F401, ICN001 - loaded before the first look, so that it is no part of the work's memory
+
+    text, before = material.read_bytes(), resident()
+    step = work(kind, random.Random(seed), size, dirty, text)  # noqa: S311
+    chosen = grown(before, size)
+    with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+        for _ in sys.stdin.buffer:
+            step()
+            sent = 0
+            for low, length in chosen:
+                try:
+                    memory.seek(low)
+                    data = memory.read(length) or b""
+                except OSError:  # given back to the system since: its pages read as zeros
+                    data = b""
+                sys.stdout.buffer.write(data.ljust(length, b"\0"))
+                sent += length
+            sys.stdout.buffer.write(bytes(size - sent))
+            sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), Path(sys.argv[5]))
