@@ -1,0 +1,107 @@
+"""What a model costs a process: single-decision latency, load time, peak memory; measured in a fresh process.
+
+The child imports numpy, onnxruntime and :mod:`dwcp.export.runtime` alone, so its memory is that of a node that runs the
+model through onnxruntime, and not of the process that trained it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dwcp.export.runtime import OnnxModel
+
+ROUNDS = 5
+DECISIONS = 1_000
+"""A round. Latencies are those of the round with the lowest p99: what other processes take is not the model's."""
+WARM_UP = 200
+TIMEOUT_S = 120
+
+
+class FootprintError(RuntimeError):
+    """The measuring process died or took too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Measured on this machine; differs from run to run and stays outside every digest."""
+
+    latency_p50_ms: float
+    latency_p95_ms: float
+    latency_p99_ms: float
+    load_ms: float
+    peak_memory_bytes: int
+    decisions: int
+
+
+def measure_footprint(model: bytes, features: NDArray[np.float32]) -> Footprint:
+    """Time ``ROUNDS`` × ``DECISIONS`` single decisions over ``features`` (n, f), n ≥ 1, and read the peak memory.
+
+    Raises ``ValueError`` without rows and ``FootprintError`` if the child fails.
+    """
+    if not len(features):
+        raise ValueError("no rows to decide on: a footprint needs at least one feature vector")
+    with tempfile.TemporaryDirectory() as folder:
+        model_path, rows_path = Path(folder) / "model.onnx", Path(folder) / "rows.npy"
+        model_path.write_bytes(model)
+        np.save(rows_path, np.asarray(features[:DECISIONS], np.float32), allow_pickle=False)
+        command = [sys.executable, "-m", "dwcp.export.footprint", str(model_path), str(rows_path)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+        except subprocess.CalledProcessError as error:
+            raise FootprintError(f"the measuring process failed: {error.stderr.strip()[-500:]}") from error
+        except subprocess.TimeoutExpired as error:
+            raise FootprintError(
+                f"{ROUNDS * DECISIONS} decisions took over {TIMEOUT_S} s: the machine is overloaded"
+            ) from error
+    return Footprint(**json.loads(done.stdout))
+
+
+def _measure(model_path: Path, rows_path: Path) -> Footprint:
+    rows = np.load(rows_path, allow_pickle=False)
+    began = time.perf_counter_ns()
+    model = OnnxModel(model_path.read_bytes())
+    load_ns = time.perf_counter_ns() - began
+    for number in range(WARM_UP):
+        model.decide(rows[number % len(rows)])
+    quantiles_ms = np.array([_round_ms(model, rows) for _ in range(ROUNDS)])
+    p50, p95, p99 = quantiles_ms[quantiles_ms[:, 2].argmin()].tolist()
+    return Footprint(p50, p95, p99, load_ns / 1e6, _peak_memory_bytes(), ROUNDS * DECISIONS)
+
+
+def _round_ms(model: OnnxModel, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The 50th, 95th and 99th percentile of a round's latencies."""
+    taken_ns = np.empty(DECISIONS, np.int64)
+    for number in range(DECISIONS):
+        row = rows[number % len(rows)]
+        began = time.perf_counter_ns()
+        model.decide(row)
+        taken_ns[number] = time.perf_counter_ns() - began
+    return np.quantile(taken_ns / 1e6, [0.5, 0.95, 0.99])
+
+
+def _peak_memory_bytes() -> int:
+    """Peak resident memory of this process.
+
+    Linux hands ``ru_maxrss`` on through fork and exec, so a child of a large process would report its parent's peak.
+    """
+    status = Path("/proc/self/status")
+    if status.exists() and (match := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        return int(match[1]) * 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(asdict(_measure(Path(sys.argv[1]), Path(sys.argv[2])))))

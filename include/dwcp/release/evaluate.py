@@ -1,0 +1,366 @@
+"""Evaluation of what ships: the exported file, run by onnxruntime on rows that it was not trained on.
+
+The time split decides; a random split is reported beside it, to show what a shuffle would have promised. Every figure
+with an interval comes from one bootstrap over objects, so figures on the same rows are paired.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from dwcp.contract import CANDIDATES, DATA_TYPES, FEATURE_SET_DIGEST, LINK_TYPES
+from dwcp.export.footprint import Footprint, measure_footprint
+from dwcp.export.onnx_graph import build_onnx
+from dwcp.export.parity import Parity, check_parity
+from dwcp.export.runtime import OnnxModel
+from dwcp.release import metrics
+from dwcp.release.baselines import baseline_choices, inputs_of
+from dwcp.release.intervals import LEVEL, Interval, Ratio, bootstrap
+from dwcp.release.metrics import Bin, Ints
+from dwcp.settings import Settings
+from dwcp.store import digest_of
+from dwcp.training.dataset import TEST, TRAIN, Dataset
+from dwcp.training.ensemble import Ensemble
+from dwcp.units import throughput_mbps
+
+log = logging.getLogger(__name__)
+
+IMPORTANCE_ROWS = 5_000
+MODEL = "model"
+EXECUTED = "model as executed"
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One selector on a split's test rows. ``accuracy`` and F1 are of its labels, the rest of what it would run."""
+
+    name: str
+    accuracy: Interval
+    accuracy_outside_ties: Interval
+    macro_f1: float | None
+    mean_regret: Interval
+    p95_regret: float | None
+    throughput_mbps: float | None
+    gain_over_zstd: Interval
+    gain_over_rules: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScores:
+    """Precision, recall and F1 of the model on one class."""
+
+    name: str
+    rows: int
+    precision: Interval
+    recall: Interval
+    f1: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The model on the test rows of one kind of link and payload."""
+
+    link_type: str
+    data_type: str
+    rows: int
+    accuracy: Interval
+    mean_regret: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class SplitScores:
+    """All that is known of one split's test rows. ``confusion`` counts (truth, prediction) over CANDIDATES."""
+
+    name: str
+    rows: int
+    objects: int
+    ties: int
+    fallbacks: int
+    ladder: tuple[Rung, ...]
+    classes: tuple[ClassScores, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    calibration: tuple[Bin, ...]
+    calibration_error: float | None
+    slices: tuple[Slice, ...]
+
+    def rung(self, name: str) -> Rung:
+        """The selector called ``name``. Raises ``KeyError``."""
+        for rung in self.ladder:
+            if rung.name == name:
+                return rung
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The model less the champion on the same rows, paired.
+
+    Differences of accuracy and of executed regret; the gain of throughput as executed. Of all slices, the accuracy
+    difference whose interval ends lowest; its level is corrected for the number of slices (Bonferroni).
+    """
+
+    version: str
+    accuracy: Interval
+    mean_regret: Interval
+    throughput: Interval
+    worst_slice: str
+    worst_slice_accuracy: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Importance:
+    """What is lost when one feature is shuffled among the test rows (permutation importance; Breiman, 2001)."""
+
+    name: str
+    accuracy_lost: float
+    regret_added: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The figures of one exported model. ``measured`` differs from run to run and is left out of digests."""
+
+    version: str
+    model_digest: str
+    size_bytes: int
+    feature_set_digest: str
+    oracle: str
+    fallback_confidence: float
+    dropped: dict[str, int]
+    time: SplitScores
+    random: SplitScores | None
+    champion: Comparison | None
+    parity: Parity
+    importance: tuple[Importance, ...]
+    measured: Footprint | None
+
+    def to_json(self) -> str:
+        """Canonical JSON with everything in it."""
+        return json.dumps(_ADAPTER.dump_python(self, mode="json"), sort_keys=True, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Evaluation:
+        """The inverse of :meth:`to_json`. Raises ``ValueError`` if ``text`` is something else."""
+        return _ADAPTER.validate_json(text)
+
+    def figures(self) -> dict[str, float | int | None]:
+        """The few figures that the registry keeps in columns of their own: of the time split, as a node would run it."""
+        asked, run = self.time.rung(MODEL), self.time.rung(EXECUTED)
+        return {
+            "accuracy": asked.accuracy.estimate,
+            "accuracy_outside_ties": asked.accuracy_outside_ties.estimate,
+            "mean_regret": run.mean_regret.estimate,
+            "throughput_mbps": run.throughput_mbps,
+            "gain_over_zstd": run.gain_over_zstd.estimate,
+            "gain_over_rules": run.gain_over_rules.estimate,
+            "test_rows": self.time.rows,
+        }
+
+    def without_measured(self) -> Evaluation:
+        """The same without latency, load time and memory: what a digest may cover."""
+        return replace(self, measured=None)
+
+
+def evaluate(
+    model: bytes,
+    dataset: Dataset,
+    ensemble: Ensemble,
+    settings: Settings,
+    *,
+    champion: bytes | None = None,
+    random_split: tuple[Dataset, Ensemble] | None = None,
+) -> Evaluation:
+    """Judge the serialised ONNX ``model``, exported from ``ensemble``, on the test rows of ``dataset``.
+
+    ``champion`` is the ONNX of the model in the field; ``random_split`` the same rows split at random with an ensemble
+    trained on that split. Raises ``ModelError`` if a model cannot be loaded and ``ValueError`` if the dataset lacks a
+    feature that a model takes, or was made by another contract.
+    """
+    loaded = OnnxModel(model)
+    if loaded.feature_set_digest != FEATURE_SET_DIGEST:
+        raise ValueError("the model follows another definition of the features than this code: export it again")
+    test = dataset.only(TEST)
+    features = inputs_of(test, loaded.feature_names)
+    log.info("evaluating %s on %d test rows", loaded.version, test.rows)
+    scores, choice = _score("time", loaded, dataset, ensemble, settings)
+    by_chance = None
+    if random_split is not None:
+        other, trained = random_split
+        by_chance, _ = _score("random", OnnxModel(build_onnx(trained, version="random")), other, trained, settings)
+    log.info("comparing the file with what was trained")
+    parity = check_parity(model, ensemble, features, seed=settings.seed)
+    log.info("measuring latency and memory in a fresh process")
+    footprint = measure_footprint(model, features if test.rows else np.zeros((1, features.shape[1]), np.float32))
+    return Evaluation(
+        version=loaded.version,
+        model_digest=digest_of(model),
+        size_bytes=len(model),
+        feature_set_digest=loaded.feature_set_digest,
+        oracle=settings.oracle,
+        fallback_confidence=settings.fallback_confidence,
+        dropped=dict(dataset.dropped),
+        time=scores,
+        random=by_chance,
+        champion=None if champion is None else _compare(choice, OnnxModel(champion), test, settings),
+        parity=parity,
+        importance=_importance(loaded, test, settings.seed),
+        measured=footprint,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """A model's answers on the test rows."""
+
+    labels: Ints
+    executed: Ints
+    probabilities: NDArray[np.float32]
+
+
+def _choose(model: OnnxModel, test: Dataset, settings: Settings) -> _Choice:
+    probabilities, labels = model.predict(inputs_of(test, model.feature_names))
+    return _Choice(labels, metrics.executed_choice(probabilities, labels, settings.fallback_confidence), probabilities)
+
+
+def _score(
+    name: str, model: OnnxModel, dataset: Dataset, ensemble: Ensemble, settings: Settings
+) -> tuple[SplitScores, _Choice]:
+    test = dataset.only(TEST)
+    truth, costs, codes = test.labels, test.costs_ms, _codes(test.object_id)
+    choice = _choose(model, test, settings)
+    selectors = baseline_choices(test, dataset.only(TRAIN).labels, ensemble)
+    rules = selectors["rules"]
+    selectors |= {MODEL: choice.labels, EXECUTED: choice.executed}
+
+    ratios: dict[str, Ratio] = {}
+    for selector, chosen in selectors.items():
+        # The executed choice is judged on what the model said: zstd is never a label.
+        said = choice.labels if selector == EXECUTED else chosen
+        for metric, ratio in (
+            metrics.accuracy_ratios(truth, said, costs) | metrics.cost_ratios(costs, chosen, rules)
+        ).items():
+            ratios[f"{selector}/{metric}"] = ratio
+    slices = _slices(test)
+    for where, mask in slices.items():
+        for metric in ("accuracy", "mean_regret"):
+            ratio = ratios[f"{MODEL}/{metric}"]
+            ratios[f"{where}/{metric}"] = Ratio(ratio.numerator * mask, ratio.denominator * mask)
+    found = bootstrap(ratios, codes, rounds=settings.bootstrap_rounds, seed=settings.seed)
+
+    bins, error = metrics.calibration(choice.probabilities, choice.labels, truth)
+    scores = SplitScores(
+        name=name,
+        rows=test.rows,
+        objects=len(np.unique(codes)),
+        ties=int(np.count_nonzero(~metrics.outside_ties(costs))),
+        fallbacks=int(np.count_nonzero(choice.executed == metrics.ZSTD)),
+        ladder=tuple(_rung(selector, found, test, chosen) for selector, chosen in selectors.items()),
+        classes=tuple(
+            ClassScores(
+                label,
+                int(np.count_nonzero(truth == number)),
+                *(found[f"{MODEL}/{metric}_{label}"] for metric in ("precision", "recall", "f1")),
+            )
+            for number, label in enumerate(CANDIDATES)
+        ),
+        confusion=tuple(tuple(row) for row in metrics.confusion(truth, choice.labels).tolist()),
+        calibration=bins,
+        calibration_error=error,
+        slices=tuple(
+            Slice(*where, int(mask.sum()), found[f"{where}/accuracy"], found[f"{where}/mean_regret"])
+            for where, mask in slices.items()
+        ),
+    )
+    return scores, choice
+
+
+def _rung(name: str, found: dict[str, Interval], test: Dataset, chosen: Ints) -> Rung:
+    spent_ms = float(metrics.cost_of(test.costs_ms, chosen).sum())
+    f1 = [found[f"{name}/f1_{label}"].estimate for label in CANDIDATES]
+    known = [value for value in f1 if value is not None]
+    return Rung(
+        name,
+        found[f"{name}/accuracy"],
+        found[f"{name}/accuracy_outside_ties"],
+        sum(known) / len(known) if known else None,
+        found[f"{name}/mean_regret"],
+        float(np.quantile(metrics.regret(test.costs_ms, chosen), 0.95)) if test.rows else None,
+        throughput_mbps(float(test.size_bytes.sum()), spent_ms) if test.rows else None,
+        found[f"{name}/gain_over_zstd"],
+        found[f"{name}/gain_over_rules"],
+    )
+
+
+def _compare(choice: _Choice, champion: OnnxModel, test: Dataset, settings: Settings) -> Comparison:
+    log.info("comparing with champion %s on the same rows", champion.version)
+    truth, costs, codes = test.labels, test.costs_ms, _codes(test.object_id)
+    other = _choose(champion, test, settings)
+    ones = np.ones(test.rows)
+    right = (choice.labels == truth).astype(np.float64) - (other.labels == truth)
+    spent, spent_by_other = metrics.cost_of(costs, choice.executed), metrics.cost_of(costs, other.executed)
+    found = bootstrap(
+        {
+            "accuracy": Ratio(right, ones),
+            "mean_regret": Ratio((spent - spent_by_other) / metrics.oracle_cost(costs), ones),
+            "throughput": Ratio(spent_by_other, spent, offset=-1.0),
+        },
+        codes,
+        rounds=settings.bootstrap_rounds,
+        seed=settings.seed,
+    )
+    slices = _slices(test)
+    per_slice = bootstrap(
+        {" / ".join(where): Ratio(right * mask, mask.astype(np.float64)) for where, mask in slices.items()},
+        codes,
+        rounds=settings.bootstrap_rounds,
+        seed=settings.seed,
+        level=1 - (1 - LEVEL) / max(1, len(slices)),
+    )
+    judged = {where: interval for where, interval in per_slice.items() if interval.upper is not None}
+    worst = min(judged, key=lambda where: judged[where].upper or 0.0, default="")
+    return Comparison(
+        champion.version, **found, worst_slice=worst, worst_slice_accuracy=judged.get(worst, Interval(None))
+    )
+
+
+def _importance(model: OnnxModel, test: Dataset, seed: int) -> tuple[Importance, ...]:
+    """Every feature's importance, largest first; on at most ``IMPORTANCE_ROWS`` rows drawn by chance."""
+    if not test.rows:
+        return ()
+    rng = np.random.default_rng(seed)
+    drawn = test.take(np.sort(rng.permutation(test.rows)[:IMPORTANCE_ROWS]))
+    features, labels, costs = inputs_of(drawn, model.feature_names), drawn.labels, drawn.costs_ms
+
+    def judge(inputs: NDArray[np.float32]) -> tuple[float, float]:
+        predicted = model.predict(inputs)[1]
+        return float((predicted == labels).mean()), float(metrics.regret(costs, predicted).mean())
+
+    accuracy, regret = judge(features)
+    found = []
+    for column, name in enumerate(model.feature_names):
+        shuffled = features.copy()
+        shuffled[:, column] = rng.permutation(shuffled[:, column])
+        accuracy_without, regret_without = judge(shuffled)
+        found.append(Importance(name, accuracy - accuracy_without, regret_without - regret))
+    return tuple(sorted(found, key=lambda part: (-part.regret_added, part.name)))
+
+
+def _slices(test: Dataset) -> dict[tuple[str, str], NDArray[np.bool_]]:
+    """Masks over the rows of every pair of link and data type that has rows."""
+    links, types = test.link_type, test.data_type
+    masks = {(link, kind): (links == link) & (types == kind) for link in LINK_TYPES for kind in DATA_TYPES}
+    return {where: mask for where, mask in masks.items() if mask.any()}
+
+
+def _codes(names: NDArray[Any]) -> Ints:
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+_ADAPTER = TypeAdapter(Evaluation)

@@ -1,0 +1,45 @@
+"""A small model trained in seconds on transfers that satisfy the contract, for tests of what happens to a model."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pyarrow as pa
+from transfers import make_transfers
+
+from dwcp.oracle import label_batch
+from dwcp.settings import Settings
+from dwcp.training import network, xgb
+from dwcp.training.dataset import Dataset, build_dataset
+from dwcp.training.ensemble import Ensemble, assemble
+from dwcp.training.split import split_at_random, split_by_time
+
+SETTINGS = Settings(bootstrap_rounds=200, training_threads=2)
+
+
+@cache
+def labelled_transfers(rows: int = 6_000, seed: int = 0) -> pa.Table:
+    table = make_transfers(rows, fully_measured=1.0, objects=120, seconds=7 * 86_400.0, seed=seed)
+    labels = label_batch(table, SETTINGS.oracle)
+    for name in labels.schema.names:
+        table = table.append_column(name, labels[name])
+    return table
+
+
+@cache
+def dataset(split: str = "time") -> Dataset:
+    cut = {"time": split_by_time, "random": split_at_random}[split]
+    return cut(build_dataset(labelled_transfers()), SETTINGS)
+
+
+@cache
+def ensemble(split: str = "time", rounds: int = 25, epochs: int = 4) -> Ensemble:
+    """The real training, cut short."""
+    before = xgb.ROUNDS, network.EPOCHS
+    xgb.ROUNDS, network.EPOCHS = rounds, epochs
+    try:
+        data = dataset(split)
+        booster, weights = xgb.train_xgboost(data, SETTINGS), network.train_network(data, SETTINGS)
+    finally:
+        xgb.ROUNDS, network.EPOCHS = before
+    return assemble(booster, weights, xgboost_weight=SETTINGS.xgboost_weight)
