@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dwcp import contract
 from dwcp.contract import ALGORITHMS, FEATURE_SET_DIGEST, FEATURES, FULLY_MEASURED, OUTCOMES
+from dwcp.sources.archive import write_archive
 from dwcp.sources.schema import LOGGED_SCHEMA
 
 START = datetime(2026, 8, 3, tzinfo=UTC)  # a Monday
@@ -139,6 +142,14 @@ def make_transfers(
         for field in LOGGED_SCHEMA
     ]
     return pa.Table.from_arrays(arrays, schema=LOGGED_SCHEMA)
+
+
+def archive_transfers(directory: Path, table: pa.Table) -> None:
+    """Write the table, all of one day, into the Parquet archive."""
+    day = datetime.fromtimestamp(table["timestamp_ns"][0].as_py() // NS_PER_S, UTC).date()
+    for region in table["region"].unique().to_pylist():
+        rows = table.filter(pc.equal(table["region"], region))
+        write_archive(directory, day, region, rows.to_batches())
 
 
 def replace(table: pa.Table, name: str, row: int, value: object) -> pa.Table:

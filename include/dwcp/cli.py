@@ -36,13 +36,11 @@ def main(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show eac
 
 
 @app.command(rich_help_panel=WEEKLY)
-def demo(
-    fresh: Annotated[bool, typer.Option(help="Forget earlier demo data first.")] = True,
-) -> None:
+def demo() -> None:
     """Backfill seven weeks of the recorded fleet and run the weekly DAG for the eighth through real Airflow."""
     from dwcp.demo import run_demo
 
-    raise typer.Exit(run_demo(Settings(), fresh=fresh))
+    raise typer.Exit(run_demo(Settings()))
 
 
 @app.command(rich_help_panel=WEEKLY)
@@ -143,11 +141,11 @@ def rollback(
 
 
 @app.command(rich_help_panel=SITE)
-def ui() -> None:
+def ui(port: Annotated[int, typer.Option(help="Where to listen on 127.0.0.1.")] = 8080) -> None:
     """Start Airflow's four components on loopback with a login; Ctrl-C stops them."""
-    from dwcp.services import run_ui
+    from dwcp.airflow_services import local_site
 
-    raise typer.Exit(run_ui(Settings()))
+    local_site(Settings(), Path(__file__).parents[2], port=port).serve()
 
 
 @app.command(rich_help_panel=SITE)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dwcp.pipeline import QualityGateFailed, ReconcileFailed
 from dwcp.pipeline.ingest import COUNTS, load_day
 from dwcp.pipeline.site import dsn
 from dwcp.settings import Settings
-from dwcp.store import Store, digest_of
+from dwcp.store import Store, write_atomically
 from dwcp.window import Window
 
 if TYPE_CHECKING:
@@ -89,20 +91,21 @@ def validate(settings: Settings, *, run_id: str, start: str, end: str) -> dict[s
 
     Raises ``QualityGateFailed`` if an expectation marked *fail* does not hold.
     """
-    from dwcp.quality.report import write_report
+    from dwcp.quality.report import render
     from dwcp.quality.suite import validate_window
     from dwcp.warehouse import windows
 
     window = Window.parse(start, end)
     loader = dsn(settings, "loader")
+    seen = windows.read_states(loader, window)
     result = validate_window(loader, window, run_id)
-    report = write_report(settings.reports_dir, result)
+    report = _write_page(settings, run_id, "quality.html", render(result))
     if not result.passed:
-        windows.mark_failed(loader, window, run_id=run_id)
-        broken = "; ".join(one.name for one in result.failures)
+        broken = "; ".join(check.title for check in result.failures)
+        windows.mark_failed(loader, window, run_id=run_id, failure=broken, seen=seen)
         raise QualityGateFailed(f"the window stays unvalidated: {broken}; the failing rows are in {report}", report)
-    windows.mark_validated(loader, window, run_id=run_id)
-    return {"passed": True, "report": report, "expectations": len(result.results), "warnings": len(result.warnings)}
+    windows.mark_validated(loader, window, run_id=run_id, seen=seen)
+    return {"passed": True, "report": report, "checks": len(result.checks), "warnings": len(result.warnings)}
 
 
 def build_dataset(settings: Settings, *, run_id: str, start: str, end: str) -> dict[str, Any]:
@@ -119,7 +122,12 @@ def build_dataset(settings: Settings, *, run_id: str, start: str, end: str) -> d
     rows = dict(zip(("train", "validation", "test"), (int((split.split == n).sum()) for n in range(3)), strict=True))
     log.info("%s: %d labelled rows since %s: %s", run_id, dataset.rows, f"{window.start:%Y-%m-%d}", rows)
     return {
-        "dataset": {"data": data, "start": window.start.isoformat(), "end": window.end.isoformat()},
+        "dataset": {
+            "data": data,
+            "start": window.start.isoformat(),
+            "end": window.end.isoformat(),
+            "week_start": last.start.isoformat(),
+        },
         "rows": rows,
         "dropped": split.dropped,
     }
@@ -150,19 +158,15 @@ def train_network(settings: Settings, *, dataset: Mapping[str, str]) -> dict[str
 def export_model(
     settings: Settings, *, dataset: Mapping[str, str], xgboost: Mapping[str, str], network: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Assemble the ensemble, name its version, write it as one ONNX graph and prove both to be the same function.
-
-    Raises ``ParityError`` if they are not.
-    """
+    """Assemble the ensemble, name its version and write it as one ONNX graph; the gate asks whether both agree."""
     from dwcp.export.onnx_graph import build_onnx
-    from dwcp.export.parity import check_parity
     from dwcp.release.registry import code_digest, lock_digest, settings_digest, version_of
-    from dwcp.training.ensemble import Ensemble, Network
+    from dwcp.training.ensemble import assemble
 
     store = _store(settings)
     ensembles = {
-        split: Ensemble(
-            store.get(xgboost[split]), Network.from_bytes(store.get(network[split])), settings.xgboost_weight
+        split: assemble(
+            store.get(xgboost[split]), store.get(network[split]), xgboost_weight=settings.xgboost_weight
         )
         for split in SPLITS
     }
@@ -174,15 +178,11 @@ def export_model(
         weights_digest=ensembles["time"].digest,
     )
     model = build_onnx(ensembles["time"], version=version)
-    test = _split(_dataset(settings, dataset), "time", settings).only(2)
-    parity = check_parity(model, ensembles["time"], test.features)
-    parity.require()
-    log.info("version %s: %d bytes; largest difference %.1e", version, len(model), parity.max_difference)
+    log.info("version %s: one ONNX graph of %d bytes", version, len(model))
     return {
         "version": version,
         "onnx": store.put("model.onnx", model),
         **{f"{split}_ensemble": store.put("ensemble.zip", ensembles[split].to_bytes()) for split in SPLITS},
-        "parity": {"rows": parity.rows, "max_difference": parity.max_difference, "outliers": parity.outliers},
     }
 
 
@@ -192,7 +192,7 @@ def evaluate_model(
     """Judge the exported artifact with onnxruntime, beside its baselines and the serving champion; write the page."""
     from dwcp.release.evaluate import evaluate
     from dwcp.release.gate import judge
-    from dwcp.release.report import write_report
+    from dwcp.release.report import render
     from dwcp.training.ensemble import Ensemble
 
     store = _store(settings)
@@ -202,15 +202,15 @@ def evaluate_model(
         _split(data, "time", settings),
         Ensemble.from_bytes(store.get(exported["time_ensemble"])),
         settings,
-        champion_onnx=_champion_model(settings),
+        champion=_champion_model(settings),
         random_split=(
             _split(data, "random", settings),
             Ensemble.from_bytes(store.get(exported["random_ensemble"])),
         ),
     )
-    report = write_report(settings.reports_dir, run_id, evaluation, judge(evaluation, settings))
+    report = _write_page(settings, run_id, "evaluation.html", render(evaluation, judge(evaluation, settings)))
     return {
-        "evaluation": store.put("evaluation.json", evaluation.to_json_bytes()),
+        "evaluation": store.put("evaluation.json", evaluation.to_json().encode()),
         "run_id": run_id,
         "dataset": dict(dataset),
         "exported": dict(exported),
@@ -220,14 +220,15 @@ def evaluate_model(
 
 def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The gate's verdict with its reasons; the version is registered with it, whatever it is."""
-    from dwcp.release.evaluate import Evaluation
+    from dwcp.release.evaluate import EXECUTED, MODEL, Evaluation
     from dwcp.release.gate import judge
     from dwcp.release.registry import ModelVersion, code_digest, lock_digest, register, settings_digest
+    from dwcp.training.dataset import TRAIN
     from dwcp.training.ensemble import Ensemble
-    from dwcp.watch.profile import profile_of
+    from dwcp.watch.drift import profile_of
 
     store = _store(settings)
-    judged = Evaluation.from_json_bytes(store.get(evaluation["evaluation"]))
+    judged = Evaluation.from_json(store.get(evaluation["evaluation"]))
     verdict = judge(judged, settings)
     exported, dataset = evaluation["exported"], evaluation["dataset"]
     data = _split(_dataset(settings, dataset), "time", settings)
@@ -248,15 +249,21 @@ def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str
                 "evaluation.json": evaluation["evaluation"],
                 "dataset.parquet": dataset["data"],
             },
-            metrics={**judged.summary(), "gate": verdict.to_json(), "report": evaluation["report"]},
-            verdict=verdict.verdict,
+            metrics={
+                "gate": json.loads(verdict.to_json()),
+                "week": [dataset["week_start"], dataset["end"]],
+                "report": evaluation["report"],
+            },
+            verdict=verdict.status.value,
             reasons=verdict.reasons,
-            training_profile=profile_of(data.only(0).features),
+            training_profile=profile_of(data.only(TRAIN).features, data.feature_names),
+            accuracy=judged.time.rung(MODEL).accuracy.estimate,
+            throughput_mbps=judged.time.rung(EXECUTED).throughput_mbps,
             parent_champion=_champion_version(settings),
         ),
     )
-    log.info("%s: %s %s", exported["version"], verdict.verdict, "; ".join(verdict.reasons))
-    return {"version": exported["version"], "verdict": verdict.verdict, "reasons": list(verdict.reasons)}
+    log.info("%s: %s %s", exported["version"], verdict.status.value, "; ".join(verdict.reasons))
+    return {"version": exported["version"], "verdict": verdict.status.value, "reasons": list(verdict.reasons)}
 
 
 def publish_model(
@@ -282,7 +289,7 @@ def publish_model(
     from dwcp.release.signing import load_signer
 
     store = _store(settings)
-    judged = Evaluation.from_json_bytes(store.get(evaluation["evaluation"]))
+    judged = Evaluation.from_json(store.get(evaluation["evaluation"]))
     test = _split(_dataset(settings, dataset), "time", settings).only(2)
     write_bundle(
         settings.bundle_dir,
@@ -313,17 +320,25 @@ def verify_published(settings: Settings, *, published: Mapping[str, Any]) -> dic
 
 
 def watch_field(settings: Settings, *, run_id: str, start: str, end: str) -> dict[str, Any]:
-    """What the serving champion did in the window, measured, judged by the policy table and stored."""
-    from dwcp.watch import observe
+    """What each serving champion did in the window, measured, judged by the policy table and stored."""
+    from dwcp.watch.observe import get_observation, observe
 
-    return observe(settings, Window.parse(start, end), run_id=run_id)
+    found = [get_observation(settings, number) for number in observe(settings, Window.parse(start, end))]
+    return {
+        "observations": [one.id for one in found],
+        "actions": [one.action for one in found],
+        "reasons": [reason for one in found for reason in one.reasons] or ["no model serves: nothing to watch"],
+    }
 
 
 def act_on_field(settings: Settings, *, run_id: str, observed: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what the observation asks for: roll back, or say what it flags and do nothing."""
-    from dwcp.watch import act
+    """Do what the observations ask for, once: roll back, or say what was flagged and do nothing."""
+    from dwcp.watch.act import act
 
-    return act(settings, observed, who=run_id)
+    lines = [act(settings, number).line for number in observed["observations"]]
+    for line in lines:
+        log.warning("%s: %s", run_id, line)
+    return {"lines": lines or list(observed["reasons"])}
 
 
 def run_weekly(settings: Settings, *, run_id: str, start: str, end: str, source: str | None = None) -> dict[str, Any]:
@@ -356,6 +371,15 @@ def run_weekly(settings: Settings, *, run_id: str, start: str, end: str, source:
 
 def _midnight(moment: datetime) -> datetime:
     return moment.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _write_page(settings: Settings, run_id: str, name: str, page: bytes) -> str:
+    """Keep a run's page; its path below ``reports_dir``."""
+    place = Path(re.sub(r"[^A-Za-z0-9._-]+", "_", run_id)) / name
+    path = settings.reports_dir / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page)
+    return place.as_posix()
 
 
 def _store(settings: Settings) -> Store:

@@ -1,0 +1,114 @@
+"""What a weekly run did, for a person: rows, labels, the gate's table, the version or the reason why not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from dwcp.pipeline.ingest import COUNTS
+from dwcp.pipeline.site import dsn
+from dwcp.settings import Settings
+from dwcp.window import Window
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dwcp.release.registry import RegisteredVersion
+
+COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+
+
+def render_summary(settings: Settings, run_id: str | None = None) -> RenderableType:
+    """The last weekly run that reached the gate, or the one named. Raises ``ValueError`` if there is none."""
+    from dwcp.release.registry import list_versions
+
+    found = [model for model in list_versions(settings) if run_id in (None, model.run_id)]
+    if not found:
+        raise ValueError(f"no model was registered by run {run_id}" if run_id else "no weekly run reached the gate yet")
+    model = found[0]
+    week = Window.parse(*model.metrics["week"])  # type: ignore[misc]
+    return Group(
+        Text(f"\nDWCP weekly run {model.run_id}", style="bold"),
+        Text(f"week {week.start:%Y-%m-%d} to {week.end:%Y-%m-%d}, trained on data since {model.window.start:%Y-%m-%d}\n"),
+        _rows(settings, week),
+        _labels(settings, week),
+        _gate(model),
+        _outcome(settings, model),
+    )
+
+
+def render_models(settings: Settings) -> RenderableType:
+    """Every registered version with its verdict, and where it serves."""
+    from dwcp.release.registry import champions, list_versions
+
+    serving = champions(settings)
+    table = Table("version", "state", "verdict", "accuracy", "trained up to", "serves", title="Models", title_justify="left")
+    for model in list_versions(settings):
+        regions = sorted(region for region, version in serving.items() if version == model.version)
+        table.add_row(
+            model.version,
+            model.state,
+            Text(model.verdict, style=COLOURS[model.verdict]),
+            "" if model.accuracy is None else f"{model.accuracy:.2%}",
+            f"{model.window.end:%Y-%m-%d}",
+            ", ".join(regions),
+        )
+    return table
+
+
+def _rows(settings: Settings, week: Window) -> RenderableType:
+    from dwcp.warehouse.windows import loaded_counts
+
+    counts = loaded_counts(dsn(settings, "loader"), week)
+    table = Table(*COUNTS, title="Rows (read = loaded + quarantined + duplicate)", title_justify="left")
+    table.add_row(*(f"{getattr(counts, name):,}" for name in COUNTS))
+    return table
+
+
+def _labels(settings: Settings, week: Window) -> RenderableType:
+    from dwcp.contract import CANDIDATES
+    from dwcp.warehouse.labels import loaded_labels
+
+    labels = loaded_labels(dsn(settings, "loader"), week)["optimal_compression"]
+    counts = {entry["values"]: entry["counts"] for entry in labels.drop_null().value_counts().to_pylist()}
+    total = sum(counts.values())
+    table = Table("oracle's choice", "rows", "share", title=f"Labels ({total:,} fully measured rows)", title_justify="left")
+    for name in CANDIDATES:
+        table.add_row(name, f"{counts.get(name, 0):,}", f"{counts.get(name, 0) / max(total, 1):.1%}")
+    return table
+
+
+def _gate(model: RegisteredVersion) -> RenderableType:
+    from dwcp.release.gate import Verdict
+    from dwcp.release.report import shown
+
+    verdict = Verdict.model_validate(model.metrics["gate"])
+    table = Table("", "threshold", "value", "95 % interval", "verdict", title="Gate", title_justify="left")
+    for line in verdict.lines:
+        interval = "" if line.lower is None else f"{shown(line.lower, line.unit)} … {shown(line.upper, line.unit)}"
+        bound = "≥" if line.at_least else "≤"
+        table.add_row(
+            line.name,
+            f"{bound} {shown(line.threshold, line.unit)}",
+            shown(line.value, line.unit),
+            interval,
+            Text(line.status.value, style=COLOURS[line.status.value]),
+        )
+    return table
+
+
+def _outcome(settings: Settings, model: RegisteredVersion) -> RenderableType:
+    from dwcp.release.registry import champions
+
+    style = COLOURS[model.verdict]
+    serving = [region for region, version in champions(settings).items() if version == model.version]
+    if serving:
+        said = Text(f"\nPublished: version {model.version} serves {len(serving)} regions", style=style)
+    else:
+        said = Text(f"\nNot published: the gate says {model.verdict} of version {model.version}\n", style=style)
+        said.append("\n".join(f"  {reason}" for reason in model.reasons), style="default")
+    page = settings.reports_dir / str(model.metrics["report"])
+    return Group(said, Text(f"\nThe evaluation page: {page}"))
