@@ -17,6 +17,9 @@ CREATE TABLE model_versions (
     parent_champion     VARCHAR(64) REFERENCES model_versions (version),
     artifacts           JSONB NOT NULL,
     metrics             JSONB NOT NULL,
+    -- Of the held-out split, for the watch to compare the field with.
+    accuracy            FLOAT,
+    throughput_mbps     FLOAT,
     verdict             VARCHAR(20) NOT NULL CHECK (verdict IN ('PASS', 'FAIL', 'INCONCLUSIVE')),
     reasons             JSONB NOT NULL DEFAULT '[]',
     training_profile    JSONB NOT NULL,
@@ -116,7 +119,8 @@ CREATE TABLE watch_observations (
     reasons          JSONB NOT NULL,
     -- The release that the observation led to.
     serial           BIGINT REFERENCES releases (serial),
-    CHECK (window_start < window_end)
+    CHECK (window_start < window_end),
+    UNIQUE (window_start, window_end, version, regions)
 );
 CREATE INDEX idx_watch_observations_window ON watch_observations (window_end DESC, version);
 
@@ -124,5 +128,5 @@ GRANT SELECT ON model_versions, releases, release_regions, channel_state, withdr
     watch_observations TO dwcp_reader, dwcp_registry;
 GRANT INSERT, UPDATE ON model_versions TO dwcp_registry;
 GRANT INSERT ON releases, release_regions TO dwcp_registry;
-GRANT INSERT, UPDATE (serial) ON watch_observations TO dwcp_registry;
+GRANT INSERT, UPDATE ON watch_observations TO dwcp_registry;
 GRANT USAGE ON SEQUENCE watch_observations_id_seq TO dwcp_registry;
