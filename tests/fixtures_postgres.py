@@ -6,15 +6,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
+import psycopg2
+import pyarrow as pa
 import pytest
 
+from dwcp.oracle import label_batch
+from dwcp.sources.schema import LOGGED_SCHEMA
 from dwcp.warehouse import server
+from dwcp.warehouse.load import Counts, load_day
 from dwcp.warehouse.migrate import migrate
+from dwcp.warehouse.windows import mark_validated
+from dwcp.window import Window
 
 _TEMPLATE = "template_warehouse"
 _numbers = itertools.count(1)
@@ -43,9 +52,68 @@ class Warehouse:
     def registry_dsn(self) -> str:
         return self.server.dsn("dwcp_registry", self.database)
 
-    @property
-    def superuser_dsn(self) -> str:
-        return self.server.dsn(server.SUPERUSER, self.database)
+    def load(
+        self,
+        good: pa.Table,
+        *,
+        bad: pa.Table | None = None,
+        day: date | None = None,
+        regions: Sequence[str] | None = None,
+        run_id: str = "run-1",
+        definition: str = "seed_3_1",
+        batch_rows: int = 300,
+    ) -> Counts:
+        """Label logged transfers, batch by batch, and load them as one day (default: their first row's)."""
+        if day is None:
+            day = datetime.fromtimestamp(good["timestamp_ns"][0].as_py() // 10**9, UTC).date()
+        return load_day(
+            self.loader_dsn,
+            day=day,
+            regions=regions,
+            run_id=run_id,
+            source="archive",
+            checked=checked_batches(good, bad, definition, batch_rows),
+            oracle_definition=definition,
+        )
+
+    def validate(self, *days: date) -> None:
+        """Mark the days as if the quality gate had passed them."""
+        for day in days:
+            mark_validated(self.loader_dsn, Window.of_day(day), run_id="gate-1")
+
+    def query(self, statement: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        """What the owner sees."""
+        with closing(psycopg2.connect(self.owner_dsn)) as connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall()
+
+    def execute(self, statement: str, parameters: object = None, *, dsn: str | None = None) -> None:
+        """Do it as the owner, or as whoever ``dsn`` lets in, and commit."""
+        with closing(psycopg2.connect(dsn or self.owner_dsn)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+            connection.commit()
+
+
+def checked_batches(
+    good: pa.Table, bad: pa.Table | None = None, definition: str = "seed_3_1", rows: int = 300
+) -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+    """What the contract's check and the oracle hand to a load: pairs of labelled good rows and bad ones."""
+    reason = pa.field("reason", pa.string())
+    nothing = pa.RecordBatch.from_pylist([], LOGGED_SCHEMA.append(reason))
+    for start in range(0, good.num_rows, rows):
+        batch = good.slice(start, rows).combine_chunks().to_batches()[0]
+        labels = label_batch(batch, definition)
+        for name in labels.schema.names:
+            batch = batch.append_column(name, labels.column(name))
+        yield batch, nothing
+    if bad is not None:
+        empty = label_batch(good.slice(0, 0), definition)
+        none = pa.RecordBatch.from_pylist([], LOGGED_SCHEMA)
+        for name in empty.schema.names:
+            none = none.append_column(name, empty.column(name))
+        for batch in bad.to_batches():
+            yield none, batch
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
--- What the data team and the trainer read. Every view but quarantine and the ledger sees validated windows only.
+-- What the data team and the trainer read. All but quarantine_by_reason and ingestion_by_day see validated windows only.
 
 CREATE VIEW validated_training_data AS
 SELECT t.*
@@ -93,21 +93,19 @@ FROM quarantined_transfers
 GROUP BY 1, 2;
 COMMENT ON VIEW quarantine_by_reason IS 'rows that broke the contract, of all windows';
 
-CREATE VIEW window_ledger AS
+CREATE VIEW ingestion_by_day AS
 SELECT
     day,
-    region,
-    state,
-    rows_read,
-    rows_loaded,
-    rows_quarantined,
-    rows_duplicate,
-    oracle_definition,
-    source,
-    ingestion_run_id,
-    loaded_at,
-    validation_run_id,
-    validated_at,
-    failure
-FROM ingestion_windows;
-COMMENT ON VIEW window_ledger IS 'what became of every row read, one line a UTC day and region';
+    count(*) AS regions,
+    count(*) FILTER (WHERE state = 'validated') AS regions_validated,
+    count(*) FILTER (WHERE state = 'failed') AS regions_failed,
+    sum(rows_read)::BIGINT AS rows_read,
+    sum(rows_loaded)::BIGINT AS rows_loaded,
+    sum(rows_quarantined)::BIGINT AS rows_quarantined,
+    sum(rows_duplicate)::BIGINT AS rows_duplicate,
+    round(100 * sum(rows_quarantined) / nullif(sum(rows_read), 0), 3) AS quarantined_percent,
+    max(loaded_at) AS last_loaded_at
+FROM ingestion_windows
+GROUP BY day;
+COMMENT ON VIEW ingestion_by_day IS
+'what became of every row read, one line a UTC day; table ingestion_windows has it by region';

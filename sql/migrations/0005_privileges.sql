@@ -17,9 +17,10 @@ GRANT USAGE ON SEQUENCE compression_training_data_id_seq, quarantined_transfers_
 
 GRANT SELECT
 ON validated_training_data, transfers, label_balance_by_week, regret_by_data_type, quarantine_by_reason,
-window_ledger
+ingestion_by_day, ingestion_windows, quarantined_transfers
 TO dwcp_reader, dwcp_loader, dwcp_registry;
-GRANT SELECT ON ingestion_windows, quarantined_transfers TO dwcp_reader, dwcp_registry;
+-- The watch must see harm in the field even in windows that the quality gate holds back.
+GRANT SELECT ON compression_training_data TO dwcp_registry;
 
 -- The quality gate makes one view per run here and drops it at the end; nothing else lives in this schema.
 CREATE SCHEMA quality_runs;

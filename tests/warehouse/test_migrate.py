@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
-import psycopg2
-import pytest
-from fixtures_postgres import Warehouse
-
 from dwcp.contract import COLUMNS
 from dwcp.warehouse.migrate import migrate
+from fixtures_postgres import Warehouse
 
 SPELLED = {"double precision": "FLOAT", "integer": "INT", "bigint": "BIGINT", "timestamp with time zone": "TIMESTAMPTZ"}
 
 
 def columns(warehouse: Warehouse, table: str) -> dict[str, str]:
-    with psycopg2.connect(warehouse.owner_dsn) as connection, connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns "
-            "WHERE table_schema = 'public' AND table_name = %s",
-            (table,),
-        )
-        return {name: f"VARCHAR({size})" if size else SPELLED[kind] for name, kind, size in cursor.fetchall()}
+    found = warehouse.query(
+        "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns "
+        "WHERE table_schema = 'public' AND table_name = %s",
+        (table,),
+    )
+    return {name: f"VARCHAR({size})" if size else SPELLED[kind] for name, kind, size in found}
 
 
 def test_table_has_exactly_the_contracts_columns(warehouse: Warehouse) -> None:

@@ -78,7 +78,7 @@ def migrate(owner_dsn: str, directory: Path | None = None) -> list[str]:
 
 
 def read_migrations(directory: Path) -> list[Migration]:
-    """The files of ``directory`` in order. Raises ``MigrationError`` if there are none, or names or numbers are wrong."""
+    """The files of ``directory`` in order. Raises ``MigrationError`` if there are none, or a name is wrong."""
     paths = sorted(directory.glob("*.sql"))
     if not paths:
         raise MigrationError(f"no migration in {directory}: run from a checkout or an installed package that has sql/")
@@ -100,6 +100,6 @@ def _check(migrations: list[Migration], applied: dict[str, str]) -> None:
             raise MigrationError(f"the database has migration {name}, which this checkout lacks: update the checkout")
         if on_disk[name] != sha256:
             raise MigrationError(
-                f"migration {name} was changed after it was applied (sha256 {sha256[:12]} then, {on_disk[name][:12]} now): "
+                f"migration {name} was changed after it was applied (sha256 {sha256[:12]}, now {on_disk[name][:12]}): "
                 "restore the file and put the change into a new migration"
             )

@@ -23,7 +23,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psycopg2
@@ -52,13 +52,10 @@ class ServerInfo:
 
     home: Path
     port: int
-    _passwords: dict[str, str]
-
-    def __repr__(self) -> str:
-        return f"ServerInfo(home={str(self.home)!r}, port={self.port})"
+    _passwords: dict[str, str] = field(repr=False)
 
     def dsn(self, role: str, database: str = DATABASE) -> str:
-        """A libpq URI for ``role``: one of ``ROLES``, or ``postgres``, the superuser. Raises ``ServerError`` if unknown."""
+        """A libpq URI for ``role``: one of ``ROLES``, or ``postgres``, the superuser. Raises ``ServerError``."""
         if role not in self._passwords:
             raise ServerError(f"unknown role {role!r}: choose one of {', '.join(self._passwords)}")
         return f"postgresql://{role}:{self._passwords[role]}@127.0.0.1:{self.port}/{database}"
@@ -95,31 +92,27 @@ def stop(home: Path) -> bool:
 
 
 def create_database(info: ServerInfo, name: str, *, template: str | None = None) -> None:
-    """Make database ``name`` (a copy of ``template``, which nobody may be using) unless it exists; owned by the owner."""
-    with closing(psycopg2.connect(info.dsn(SUPERUSER, "postgres"), connect_timeout=10)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
-            if cursor.fetchone():
-                return
-            database = sql.Identifier(name)
-            cursor.execute(
-                sql.SQL("CREATE DATABASE {} OWNER dwcp_owner TEMPLATE {}").format(
-                    database, sql.Identifier(template or "template0")
-                )
+    """Make database ``name`` unless it exists: the owner's, a copy of ``template`` (which nobody may be using)."""
+    with _superuser(info) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
+        if cursor.fetchone():
+            return
+        database = sql.Identifier(name)
+        cursor.execute(
+            sql.SQL("CREATE DATABASE {} OWNER dwcp_owner TEMPLATE {}").format(
+                database, sql.Identifier(template or "template0")
             )
-            cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
-            roles = sql.SQL(", ").join(map(sql.Identifier, ROLES))
-            cursor.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, roles))
-            cursor.execute(sql.SQL("GRANT TEMPORARY ON DATABASE {} TO dwcp_loader").format(database))
+        )
+        cursor.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
+        roles = sql.SQL(", ").join(map(sql.Identifier, ROLES))
+        cursor.execute(sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(database, roles))
+        cursor.execute(sql.SQL("GRANT TEMPORARY ON DATABASE {} TO dwcp_loader").format(database))
 
 
 def drop_database(info: ServerInfo, name: str) -> None:
     """Drop database ``name`` if it exists, ending its sessions."""
-    with closing(psycopg2.connect(info.dsn(SUPERUSER, "postgres"), connect_timeout=10)) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    with _superuser(info) as connection, connection.cursor() as cursor:
+        cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 # -- state on disk --
@@ -185,20 +178,26 @@ def _initialise(root: Path) -> None:
 
 
 def _bootstrap(info: ServerInfo) -> None:
-    """Roles with their passwords, and the database. Cheap when they exist, so a crash half way through heals itself."""
-    with closing(psycopg2.connect(info.dsn(SUPERUSER, "postgres"), connect_timeout=10)) as connection:
-        with connection, connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT rolname FROM pg_authid WHERE rolname = ANY(%s) AND rolpassword IS NOT NULL", (list(ROLES),)
-            )
-            ready = {name for (name,) in cursor.fetchall()}
-            if set(ROLES) - ready:
-                cursor.execute((SQL_DIR / "bootstrap" / "roles.sql").read_text())
-            for role in set(ROLES) - ready:
-                # Hashed here, so that the server's log cannot hold the password.
-                verifier = encrypt_password(info._passwords[role], role, connection, "scram-sha-256")
-                cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD %s").format(sql.Identifier(role)), (verifier,))
+    """Roles with their passwords, and the database. Cheap when they exist, so that a crash half way heals itself."""
+    with _superuser(info) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT rolname FROM pg_authid WHERE rolname = ANY(%s) AND rolpassword IS NOT NULL", (list(ROLES),)
+        )
+        missing = set(ROLES) - {name for (name,) in cursor.fetchall()}
+        if missing:
+            cursor.execute((SQL_DIR / "bootstrap" / "roles.sql").read_text())
+        for role in missing:
+            # Hashed here, so that the server's log cannot hold the password.
+            verifier = encrypt_password(info._passwords[role], role, connection, "scram-sha-256")
+            cursor.execute(sql.SQL("ALTER ROLE {} PASSWORD %s").format(sql.Identifier(role)), (verifier,))
     create_database(info, DATABASE)
+
+
+@contextmanager
+def _superuser(info: ServerInfo) -> Iterator[psycopg2.extensions.connection]:
+    with closing(psycopg2.connect(info.dsn(SUPERUSER, "postgres"), connect_timeout=10)) as connection:
+        connection.autocommit = True
+        yield connection
 
 
 # -- the process --
@@ -226,7 +225,7 @@ def _start(root: Path) -> None:
 
 
 def _postmaster_pid(root: Path) -> int | None:
-    """The living postmaster's pid, or None: a pid file may outlive its process, and its pid be someone else's by now."""
+    """The living postmaster's pid, or None: a pid file may outlive its process, its pid be another's."""
     try:
         pid = int((root / "data" / "postmaster.pid").read_text().split("\n", 1)[0])
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -269,7 +268,7 @@ def _port_is_free(port: int) -> bool:
 
 
 def _run(root: Path, program: str, *arguments: str, data: Path | None = None) -> int:
-    """Run one of Postgres' programs and return its exit code. Output goes to a file: a pipe hangs with the postmaster."""
+    """Run one of Postgres' programs and return its exit code. Output goes to a file: a pipe can hang."""
     command = [*_as_non_root(data or root / "data"), str(_binaries() / program), *arguments]
     with (root / "pg_ctl.log").open("ab") as log:
         return subprocess.run(
