@@ -1,0 +1,124 @@
+"""By hand: load days again, or label them again, after looking at what would change. Wiring only."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from airflow.sdk import DAG, Param, chain, task
+
+from dwcp.contract import REGIONS
+from dwcp.settings import Settings
+from wiring import DAG_DEFAULT_ARGS, FROM_CONTEXT, LOAD, call, step
+
+SETTINGS = Settings()
+
+WHY = f"""
+### When to use this
+* A source was down or wrong, and the warehouse misses days or holds bad ones: load them again.
+* The oracle's definition changed: **relabel only** computes labels again from rows already there.
+
+### It is safe to press
+**Dry run is on** unless you switch it off. A dry run changes nothing: it prints, day by day, the rows now, the rows
+after, and how many labels would flip. The table stands in the log of `summarise_backfill` and in its XCom.
+
+A window of more than {SETTINGS.backfill_max_days} days, in the future, without a day in it, or without a source is
+refused by `plan_backfill` in one line, before anything is touched.
+
+A day is replaced in one transaction. If a day fails, the others go on; clear the red day and only that day runs again.
+What was loaded or relabelled goes before the quality gate (`validate_backfill`); the trainer and the data team see it once
+that is green.
+"""
+
+
+def options(params: dict[str, Any]) -> dict[str, Any]:
+    """What the form says beside its window; no region chosen means all of them."""
+    names = ("source", "oracle", "relabel_only", "dry_run")
+    return {name: params[name] for name in names} | {"regions": list(params["regions"] or ()) or None}
+
+
+with DAG(
+    "dwcp_manual_backfill",
+    dag_display_name="DWCP manual backfill",
+    description="Load or relabel chosen days again; a dry run unless told otherwise",
+    doc_md=WHY,
+    schedule=None,
+    start_date=datetime(2026, 1, 5),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DAG_DEFAULT_ARGS,
+    tags=["dwcp", "backfill", "manual"],
+    params={
+        "start": Param(
+            type="string",
+            format="date",
+            title="From",
+            description="First day to do again, UTC. Whole days are replaced.",
+        ),
+        "end": Param(
+            type="string",
+            format="date",
+            title="To (not included)",
+            description=f"The day after the last, UTC. At most {SETTINGS.backfill_max_days} days at a time.",
+        ),
+        "dry_run": Param(
+            True,
+            type="boolean",
+            title="Dry run",
+            description="On: write nothing, show what would change. Read the summary, then run again with this off.",
+        ),
+        "source": Param(
+            SETTINGS.source,
+            type="string",
+            enum=["archive", "influxdb"],
+            values_display={"archive": "Parquet archive", "influxdb": "InfluxDB (keeps recent weeks only)"},
+            title="Read from",
+            description="Where the rows come from. Older weeks are in the archive only.",
+        ),
+        "regions": Param(
+            None,
+            type=["null", "array"],
+            items={"enum": list(REGIONS)},
+            examples=list(REGIONS),
+            uniqueItems=True,
+            title="Regions",
+            description="Only these regions are replaced. None chosen: all of them.",
+        ),
+        "relabel_only": Param(
+            False,
+            type="boolean",
+            title="Relabel only",
+            description="On: read no source; compute the labels of the rows already there again, by the cost below.",
+        ),
+        "oracle": Param(
+            SETTINGS.oracle,
+            type="string",
+            enum=["seed_3_1", "seed_3_2"],
+            values_display={
+                "seed_3_1": "§3.1 compression + transfer + decompression time",
+                "seed_3_2": "§3.2 compression time × CPU in use, and transfer",
+            },
+            title="Cost behind the label",
+            description="Leave it as it is, unless the definition is what you came to change.",
+        ),
+    },
+) as dag:
+
+    @task
+    def plan_backfill(params: dict[str, Any], ti: Any) -> list[str]:
+        """Refuse what cannot be done, in one line; else the days to do."""
+        plan = call("backfill.plan_backfill", start=params["start"], end=params["end"], **options(params))
+        ti.xcom_push("plan", plan)
+        return list(plan["days"])  # Airflow maps over nothing but what a task returns
+
+    @task(**LOAD, map_index_template="{{ task.op_kwargs['day'] }}")  # type: ignore[untyped-decorator]
+    def backfill_day(day: str, params: dict[str, Any], run_id: str) -> dict[str, Any]:
+        """Replace or relabel one day, or say what that would change."""
+        done: dict[str, Any] = call("backfill.backfill_day", run_id=run_id, day=day, **options(params))
+        return done
+
+    plan = plan_backfill()
+    done = backfill_day.expand(day=plan)
+    validated = step("backfill.validate_backfill", LOAD, report=True, run_id=FROM_CONTEXT, plan=plan["plan"])
+    chain(done, validated)
+    step("backfill.summarise_backfill", plan=plan["plan"], days=done)

@@ -1,0 +1,187 @@
+"""What the DAG files share: defaults, connections, and the factory that makes a task of a pure function.
+
+Imported at parse time by every DAG and every task, so it knows ``airflow.sdk`` and ``dwcp.settings`` and nothing heavy:
+a step names its function (``"weekly.load_day"``) and imports it inside the running task.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import (
+    Asset,
+    BaseOperatorLink,
+    ExceptionRetryPolicy,
+    RetryAction,
+    RetryRule,
+    XComArg,
+    get_current_context,
+    task,
+)
+from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+    from dwcp.settings import Settings
+
+TRAINING_TABLE = Asset("dwcp_training_table", uri="dwcp://warehouse/compression_training_data")
+MODEL = Asset("dwcp_model", uri="dwcp://channel/compression_selector")
+
+NO_USE_RETRYING = ExceptionRetryPolicy(
+    [
+        RetryRule("dwcp.pipeline.QualityGateFailed", RetryAction.FAIL, reason="the same rows fail the same checks"),
+        RetryRule("dwcp.pipeline.ReconcileFailed", RetryAction.FAIL, reason="the same counts give the same sum"),
+        # Exactly ValueError: a subclass (say, a file half read) may well succeed the next time.
+        RetryRule(ValueError, RetryAction.FAIL, reason="the request itself is wrong", match_subclasses=False),
+    ]
+)
+DAG_DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "dwcp-ml",
+    "retries": 3,
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": 2.0,
+    "max_retry_delay": timedelta(minutes=10),
+    "retry_policy": NO_USE_RETRYING,
+    "execution_timeout": timedelta(minutes=30),
+    "pool": "dwcp_light",
+}
+LOAD: dict[str, Any] = {"pool": "dwcp_load", "execution_timeout": timedelta(hours=1)}
+TRAIN: dict[str, Any] = {"pool": "dwcp_train", "execution_timeout": timedelta(hours=4)}
+"""Operator arguments of steps that read and write many rows, and of those that fit or run models."""
+
+FROM_CONTEXT = object()
+"""An argument of a step that Airflow's context has under the same name, as ``run_id``."""
+REPORT_KEY = "report"
+
+
+class ReportLink(BaseOperatorLink):  # type: ignore[misc]
+    """A button on the task that opens the report which the task wrote (``plugins/dwcp_reports.py`` serves it)."""
+
+    name = "Report"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
+        """Its address below the web server, or nothing if the task ended before it wrote one."""
+        from airflow.sdk.bases.xcom import BaseXCom
+
+        report = BaseXCom.get_value(ti_key=ti_key, key=REPORT_KEY)
+        return f"/dwcp/reports/{report}" if report else ""
+
+
+def settings_from_connections() -> Settings:
+    """The process's settings with the connections that Airflow knows.
+
+    Postgres from ``dwcp_loader``, ``dwcp_reader`` and ``dwcp_registry``; InfluxDB from the HTTP connection
+    ``dwcp_influxdb`` (password: token; extra ``org``). What Airflow does not know comes from ``DWCP_*``.
+    """
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+    from airflow.sdk import Connection
+
+    from dwcp.settings import Settings
+
+    known: dict[str, Any] = {}
+    for role in ("loader", "reader", "registry"):
+        try:
+            url = PostgresHook(postgres_conn_id=f"dwcp_{role}").sqlalchemy_url
+        except AirflowNotFoundException:
+            continue
+        # The hook names SQLAlchemy's driver; libpq knows none.
+        known[f"{role}_dsn"] = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        influx = Connection.get("dwcp_influxdb")
+    except AirflowNotFoundException:
+        return Settings(**known)
+    known["influx_url"] = f"{influx.schema or 'http'}://{influx.host}:{influx.port or 8086}"
+    known["influx_token"] = influx.password or ""
+    known["influx_org"] = influx.extra_dejson.get("org", "dwcp")
+    return Settings(**known)
+
+
+def call(function: str, **arguments: Any) -> Any:
+    """Run ``dwcp.pipeline.<function>`` with this installation's settings; only here is it imported.
+
+    What mapped tasks returned arrives as a lazy sequence and is handed on as a list.
+    """
+    module, name = function.rsplit(".", 1)
+    pure = getattr(import_module(f"dwcp.pipeline.{module}"), name)
+    given = {key: list(value) if _is_lazy(value) else value for key, value in arguments.items()}
+    return pure(settings_from_connections(), **given)
+
+
+def step(
+    function: str,
+    operator: Mapping[str, Any] | None = None,
+    *,
+    each: Mapping[str, XComArg] | None = None,
+    skip: Callable[[dict[str, Any]], str | None] | None = None,
+    outlet: Asset | None = None,
+    report: bool = False,
+    **arguments: Any,
+) -> XComArg:
+    """Make a task of the pure function ``dwcp.pipeline.<function>``, called with ``arguments`` (or ``FROM_CONTEXT``).
+
+    ``each`` maps the task over a list. ``skip`` looks at the arguments and may give the reason for doing nothing.
+    ``outlet`` is the asset that a success changes; its event carries the result. ``report`` adds a button to the report
+    that the result, or the exception, names.
+    """
+    name = function.rsplit(".", 1)[1]
+
+    def run(**given: Any) -> Any:
+        context = get_current_context()
+        reason = skip(given) if skip else None
+        if reason:
+            context["ti"].xcom_push("skipped_because", reason)
+            raise AirflowSkipException(reason)
+        try:
+            made = call(function, **given)
+        except Exception as error:
+            if report:
+                context["ti"].xcom_push(REPORT_KEY, getattr(error, REPORT_KEY, ""))
+            raise
+        if report:
+            context["ti"].xcom_push(REPORT_KEY, made[REPORT_KEY] or "")
+        if outlet:
+            context["outlet_events"][outlet].extra = made
+        return made
+
+    parameters = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in (*arguments, *(each or {}))]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__name__ = run.__qualname__ = name
+    make = task(outlets=[outlet] if outlet else [], **(operator or {}))(run)
+    bound = {key: value for key, value in arguments.items() if value is not FROM_CONTEXT}
+    placed: XComArg = make.partial(**bound).expand(**each) if each else make(**bound)
+    if report:
+        placed.operator.operator_extra_links = (ReportLink(),)
+    return placed
+
+
+def chosen_window(
+    params: Mapping[str, Any], data_interval_start: datetime | None, data_interval_end: datetime | None
+) -> tuple[str, str]:
+    """The window that the form asks for, else the run's data interval, cut to whole UTC days as loads replace these.
+
+    A schedule of Monday 03:00 thus takes Monday to Sunday, and its three hours let late rows arrive. Raises
+    ``ValueError`` if only one bound was given, or if there is neither: a run by hand may have no data interval.
+    """
+    start, end = params.get("start"), params.get("end")
+    if bool(start) != bool(end):
+        raise ValueError("only one of From and To was given: give both, or leave both empty for the last full week")
+    if start and end:
+        return start, end
+    if data_interval_start is None or data_interval_end is None or data_interval_start == data_interval_end:
+        raise ValueError("this run has no week of its own: give From and To")
+    return _midnight(data_interval_start), _midnight(data_interval_end)
+
+
+def _midnight(moment: datetime) -> str:
+    return moment.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0).isoformat()
+
+
+def _is_lazy(value: object) -> bool:
+    """Whether ``value`` is what Airflow gives for a mapped task's results: a sequence that is no list."""
+    return hasattr(value, "__getitem__") and not isinstance(value, (str, bytes, list, tuple, dict))

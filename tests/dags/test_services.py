@@ -1,0 +1,79 @@
+"""What the site's processes get to see, without starting them."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from dwcp.airflow_services import AirflowSite, ServicesError, free_port, local_site
+from dwcp.settings import Settings
+from fixtures_airflow import REPOSITORY
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> AirflowSite:
+    settings = Settings(
+        home=tmp_path,
+        owner_dsn="postgresql://owner:ownersecret@db.example/dwcp",
+        loader_dsn="postgresql://loader:x@db.example/dwcp",
+        influx_url="http://tsdb.example:8086",
+        influx_token="tokensecret",
+    )
+    return AirflowSite(settings, 8080, "postgresql://airflow:y@db.example/airflow", REPOSITORY)
+
+
+def test_tasks_get_connections_and_never_the_owner(site: AirflowSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DWCP_OWNER_DSN", "postgresql://owner:ownersecret@db.example/dwcp")
+    monkeypatch.setenv("DWCP_READER_DSN", "postgresql://reader:readersecret@db.example/dwcp")
+    environment = site.environment()
+    assert environment["AIRFLOW_CONN_DWCP_LOADER"] == "postgresql://loader:x@db.example/dwcp"
+    assert json.loads(environment["AIRFLOW_CONN_DWCP_INFLUXDB"])["password"] == "tokensecret"
+    assert not any("ownersecret" in value or "readersecret" in value for value in environment.values())
+
+
+def test_the_site_listens_on_loopback_and_runs_by_hand_unless_scheduled(
+    site: AirflowSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DWCP_WEEKLY_CRON", raising=False)
+    environment = site.environment()
+    assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8080/execution/"
+    assert environment["DWCP_WEEKLY_CRON"] == ""
+    assert "127.0.0.1" in environment["NO_PROXY"]
+    monkeypatch.setenv("DWCP_WEEKLY_CRON", "0 4 * * 2")
+    assert site.environment()["DWCP_WEEKLY_CRON"] == "0 4 * * 2"
+    assert site.environment()["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] == "True"
+
+
+def test_secrets_are_made_once_and_private(site: AirflowSite) -> None:
+    password, environment = site.password, site.environment()
+    assert (site.password, site.environment()) == (password, environment)
+    for name in ("secrets.json", "passwords.json"):
+        assert stat.S_IMODE((site.home / name).stat().st_mode) == 0o600
+    assert len(password) >= 12
+
+
+def test_a_port_in_use_is_said_before_anything_starts(site: AirflowSite) -> None:
+    import socket
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = AirflowSite(site.settings, other.getsockname()[1], site.dsn, REPOSITORY)
+        with pytest.raises(ServicesError, match="in use"), taken.running():
+            pass
+
+
+def test_airflows_role_may_not_enter_the_warehouse(postgres_server, tmp_path: Path) -> None:
+    settings = Settings(home=postgres_server.home)
+    site = local_site(settings, REPOSITORY, port=free_port())
+    assert local_site(settings, REPOSITORY, port=site.port).dsn == site.dsn
+    with psycopg2.connect(site.dsn) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT current_user, current_database()")
+        assert cursor.fetchone() == ("airflow", "airflow")
+    with pytest.raises(psycopg2.OperationalError, match="permission denied"):
+        psycopg2.connect(site.dsn.removesuffix("airflow") + "dwcp")

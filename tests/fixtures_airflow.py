@@ -1,0 +1,50 @@
+"""Airflow for tests: a home of its own, set before Airflow is first imported, and the DAGs as Airflow reads them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``AIRFLOW_HOME`` of this test session on SQLite, with its metadata database made."""
+    assert "airflow" not in sys.modules, "some test module imports airflow at top level: it would use ~/airflow"
+    home = tmp_path_factory.mktemp("airflow")
+    os.environ |= {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+        "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
+        "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+    }
+    done = subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    return home
+
+
+@pytest.fixture
+def dags(airflow_home: Path) -> MappingProxyType[str, DAG]:
+    """Every DAG below ``dags/`` by its id, after asserting that all files were read without an error.
+
+    Read anew for each test: a run in this process writes its params into the DAG.
+    """
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(REPOSITORY / "dags"))
+    assert bag.import_errors == {}
+    return MappingProxyType(bag.dags)
