@@ -80,7 +80,8 @@ def _deterministic_keras(settings: Settings) -> ModuleType:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.config.experimental.enable_op_determinism()
     keras.utils.set_random_seed(settings.seed % 2**32)
-    return keras
+    framework: ModuleType = keras
+    return framework
 
 
 def _model(framework: ModuleType, inputs: int) -> keras.Model:
