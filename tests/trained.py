@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import cache
 
 import pyarrow as pa
-from transfers import make_transfers
 
 from dwcp.oracle import label_batch
 from dwcp.settings import Settings
@@ -13,6 +12,7 @@ from dwcp.training import network, xgb
 from dwcp.training.dataset import Dataset, build_dataset
 from dwcp.training.ensemble import Ensemble, assemble
 from dwcp.training.split import split_at_random, split_by_time
+from transfers import make_transfers
 
 SETTINGS = Settings(bootstrap_rounds=200, training_threads=2)
 

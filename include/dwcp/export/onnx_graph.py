@@ -40,8 +40,8 @@ class ExportError(ValueError):
 def build_onnx(ensemble: Ensemble, *, version: str) -> bytes:
     """Serialise ``ensemble`` as one checked ONNX model; the same ensemble and version give the same bytes.
 
-    Input ``features`` float32 (n, f), f as in ``ensemble.feature_names``; outputs ``probabilities`` float32 (n, classes)
-    and ``label`` int64 (n,). Metadata: version, feature names, classes, the digest of the feature set.
+    Input ``features`` float32 (n, f) in ``ensemble.feature_names`` order; outputs ``probabilities`` float32
+    (n, classes) and ``label`` int64 (n,). Metadata: version, feature names, classes, the digest of the feature set.
     Raises ``ExportError`` on categorical splits, other boosters, or parts whose shapes do not fit one another.
     """
     graph = _Graph()
@@ -142,7 +142,7 @@ def _base_score(graph: _Graph, learner: Mapping[str, Any], classes: int) -> str:
 
 
 def tree_attributes(trees: Sequence[Mapping[str, Any]], targets: Sequence[int]) -> dict[str, Any]:
-    """The attributes of one ai.onnx.ml 5 ``TreeEnsemble`` for XGBoost's JSON ``trees``, tree i adding to ``targets[i]``.
+    """The attributes of an ai.onnx.ml 5 ``TreeEnsemble`` for XGBoost's JSON ``trees``, tree i adding to ``targets[i]``.
 
     Raises ``ExportError`` on a categorical split.
     """

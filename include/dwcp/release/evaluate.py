@@ -151,7 +151,7 @@ class Evaluation:
         return _ADAPTER.validate_json(text)
 
     def figures(self) -> dict[str, float | int | None]:
-        """The few figures that the registry keeps in columns of their own: of the time split, as a node would run it."""
+        """The few figures that the registry keeps: of the time split; regret and throughput as a node would run it."""
         asked, run = self.time.rung(MODEL), self.time.rung(EXECUTED)
         return {
             "accuracy": asked.accuracy.estimate,

@@ -10,8 +10,8 @@ The gate looks at the time split alone. A line with an interval is judged so:
 Narrow means for strict accuracy a half-width of at most 0.5 point, whatever the estimate. Elsewhere an interval also
 tells when the threshold lies outside it. One FAIL fails the whole; else one INCONCLUSIVE holds it.
 
-Regret is that of the model's own choice: with the fallback of seed §7.2 it is reported beside it, but most of it is then
-zstd's. Throughput is that of what a node would run, fallback included.
+Regret is that of the model's own choice; with the fallback of seed §7.2, which is reported beside it, most of it would
+be zstd's. Throughput is that of what a node would run, fallback included.
 """
 
 from __future__ import annotations
@@ -103,10 +103,10 @@ def _absolute(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
     ):
         yield _judged(name, "seed §8.1", "share", interval, threshold, rows, few)
     yield _judged(
-        "mean regret, as executed",
+        "mean regret",
         "setting",
         "regret",
-        run.mean_regret,
+        asked.mean_regret,
         settings.gate_regret,
         rows,
         few,
@@ -126,9 +126,11 @@ def _absolute(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
 def _artifact(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
     """Properties of the file: no rows, no interval."""
     measured = evaluation.measured
-    yield _exact("latency p99", "seed §8.2", "ms", measured and measured.latency_p99_ms, settings.gate_latency_p99_ms)
+    latency_ms = None if measured is None else measured.latency_p99_ms
+    memory_bytes = None if measured is None else measured.peak_memory_bytes
+    yield _exact("latency p99", "seed §8.2", "ms", latency_ms, settings.gate_latency_p99_ms)
     yield _exact("model size", "seed §8.2", "byte", evaluation.size_bytes, settings.gate_size_bytes)
-    yield _exact("memory", "seed §8.2", "byte", measured and measured.peak_memory_bytes, settings.gate_memory_bytes)
+    yield _exact("memory", "seed §8.2", "byte", memory_bytes, settings.gate_memory_bytes)
     parity = evaluation.parity
     disagreeing = max(parity.label_differences, parity.outliers) if parity.rows else None
     yield _exact("rows that differ from what was trained", "parity", "count", disagreeing, 0)
