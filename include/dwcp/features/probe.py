@@ -59,8 +59,8 @@ def probe(payload: bytes, known_blocks: Collection[bytes], blocks: int = PROBE_B
     entropy_sum, raw, light, known = 0.0, 0, 0, 0
     for position in positions.tolist():
         block = view[position * BLOCK_BYTES : (position + 1) * BLOCK_BYTES]
-        share = np.bincount(np.frombuffer(block, np.uint8))
-        share = share[share > 0] / len(block)
+        counts = np.bincount(np.frombuffer(block, np.uint8))
+        share = counts[counts > 0] / len(block)
         entropy_sum += -float(share @ np.log2(share))
         raw += len(block)
         light += min(len(block), len(lz4.block.compress(block, store_size=False)))

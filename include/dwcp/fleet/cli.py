@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,8 @@ def measure_command(
     objects: Annotated[int, typer.Option(min=1, help="how many objects to make")] = 250,
     runs: Annotated[int, typer.Option(min=1, help="runs of each engine; the minimum counts")] = 5,
     payloads: Annotated[
-        Path | None, typer.Option(help="measure <type>/<object>/<version> below this directory in place of made objects")
+        Path | None,
+        typer.Option(help="measure <type>/<object>/<version> below this directory in place of made objects"),
     ] = None,
     allow_busy: Annotated[bool, typer.Option(help="go on although other processes are at work")] = False,
     mix_file: MixFile = DEFAULT_MIX,
@@ -46,10 +48,59 @@ def measure_command(
     except (MixError, PayloadError, BusyMachineError, EngineError) as error:
         raise typer.BadParameter(str(error)) from None
     seen, ceiling = manifest["quiet"], manifest["repeatability"]
-    typer.echo(f"{manifest['objects']} objects, {manifest['payloads']} payloads, {manifest['payload_bytes'] / 1e9:.2f} GB")
+    typer.echo(
+        f"{manifest['objects']} objects, {manifest['payloads']} payloads, {manifest['payload_bytes'] / 1e9:.2f} GB"
+    )
     typer.echo(f"quiet: {'NO' if seen['noisy'] else 'yes'} {seen}")
     typer.echo(f"second set:   {ceiling['second_set']}")
     typer.echo(f"end's sample: {ceiling['end_sample']}")
+
+
+@app.command("run")
+def run_command(
+    weeks: Annotated[int, typer.Option(min=1, help="how many weeks to log")] = 8,
+    first_week: Annotated[int, typer.Option(min=0, help="first of them; the weeks before only make history")] = 0,
+    per_week: Annotated[int | None, typer.Option(min=1, help="transfers a week; default: the mix's 25,000")] = None,
+    start: Annotated[str, typer.Option(help="the Monday on which week 0 of the world begins, UTC")] = "2026-08-03",
+    seed: Annotated[int | None, typer.Option(help="default: DWCP_SEED")] = None,
+    to: Annotated[str, typer.Option(help="archive or influxdb")] = "archive",
+    serve: Annotated[Path | None, typer.Option(help="directory of a published bundle whose model decides")] = None,
+    share: Annotated[float, typer.Option(min=0, max=1, help="share of rollout buckets that the model decides")] = 1.0,
+    defects: Annotated[bool, typer.Option(help="log the mix's few defective rows")] = True,
+    library: Annotated[Path, typer.Option(help="directory of the profile library")] = RECORDED,
+    mix_file: MixFile = DEFAULT_MIX,
+) -> None:
+    """Cross the library with nodes, links and loads over weeks and write what nodes would log."""
+    import time
+
+    from dwcp.export.runtime import ModelError
+    from dwcp.fleet.library import LibraryError
+    from dwcp.fleet.mix import MixError
+    from dwcp.fleet.run import run_fleet
+    from dwcp.settings import Settings
+    from dwcp.sources import SourceError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    began = time.monotonic()
+    try:
+        done = run_fleet(
+            Settings(),
+            weeks=weeks,
+            first_week=first_week,
+            transfers_per_week=per_week,
+            start=datetime.fromisoformat(start).replace(tzinfo=UTC),
+            seed=seed,
+            to=to,
+            serve=serve,
+            share=share,
+            defects=defects,
+            library=library,
+            mix_file=mix_file,
+        )
+    except (MixError, LibraryError, ModelError, SourceError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    spent = time.monotonic() - began
+    typer.echo(f"{done.rows} transfers, {done.start:%Y-%m-%d} to {done.end:%Y-%m-%d}, to {done.place} in {spent:.1f} s")
 
 
 if __name__ == "__main__":

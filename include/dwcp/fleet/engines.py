@@ -1,11 +1,11 @@
 """The engines of seed §2.1 on libzstd and liblz4, each with its exact inverse.
 
 - **HDE** (delta and dictionary): 4 KiB blocks that the peer's version already has, at any block position, are replaced
-  by a reference (blake2b-128); the rest is zstd level 3 in frames of at most 512 KiB, each with a raw-content dictionary
-  cut from the previous version around the places that changed. A dictionary of a whole large version costs more than it
-  brings: level 3's tables are overwritten before they are used (measured: 12.7 MB with 200 edits, no gain at all).
-- **AMST** (multi-stream): lz4 over 256 KiB chunks that are dealt in turn to parallel threads, one a stream; a chunk that
-  lz4 cannot shrink is stored raw.
+  by a reference (blake2b-128); the rest is zstd level 3 in frames of at most 512 KiB, each with a raw-content
+  dictionary cut from the previous version around the places that changed. A dictionary of a whole large version costs
+  more than it brings: level 3's tables are overwritten before they are used (12.7 MB with 200 edits: no gain).
+- **AMST** (multi-stream): lz4 over 256 KiB chunks that are dealt in turn to parallel threads, one a stream; a chunk
+  that lz4 cannot shrink is stored raw.
 - **zstd**, the baseline: level 3, one frame. **none**: the payload itself.
 """
 
@@ -68,7 +68,7 @@ _unzstd = zstandard.ZstdDecompressor()
 
 
 def zstd_compress(payload: bytes) -> bytes:
-    """zstd level 3, one frame. The context is kept between calls, as a node does."""
+    """Zstd level 3, one frame. The context is kept between calls, as a node does."""
     return _zstd.compress(payload)
 
 
@@ -249,7 +249,9 @@ def amst_compress(payload: bytes, streams: int = 1) -> AmstResult:
     view = memoryview(payload)
     chunks = [view[at : at + CHUNK_BYTES] for at in range(0, len(payload), CHUNK_BYTES)]
     packed, chunk_ns = _on_threads(amst_pack_chunk, chunks, streams)
-    sizes = [len(data) | (_RAW_FLAG if len(data) == len(chunk) else 0) for chunk, data in zip(chunks, packed, strict=True)]
+    sizes = [
+        len(data) | (_RAW_FLAG if len(data) == len(chunk) else 0) for chunk, data in zip(chunks, packed, strict=True)
+    ]
     header = struct.pack(f"<I{len(sizes)}I", len(payload), *sizes)
     return AmstResult(b"".join((header, *packed)), chunk_ns)
 

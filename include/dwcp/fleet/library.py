@@ -106,11 +106,16 @@ def label_repeatability(one: Profiles, one_set: str, other: Profiles, other_set:
         agree.append(best == guess)
         rows = np.arange(len(costs))
         regret.append((costs[rows, guess] - costs[rows, best]).sum() / costs[rows, best].sum())
-    ratios = [other.column(f"{name}_{other_set}") / one.column(f"{name}_{one_set}") for name in ("hde_ms", "amst_4_ms", "zstd_ms")]
+    ratios = [
+        other.column(f"{name}_{other_set}") / one.column(f"{name}_{one_set}")
+        for name in ("hde_ms", "amst_4_ms", "zstd_ms")
+    ]
     spread = np.abs(np.log(np.concatenate(ratios)))
     return {
         "label_agreement": round(float(np.mean(agree)), 5),
-        "label_agreement_by_mbps": {str(int(m)): round(float(np.mean(a)), 5) for m, a in zip(_TYPICAL_MBPS, agree, strict=True)},
+        "label_agreement_by_mbps": {
+            str(int(m)): round(float(np.mean(a)), 5) for m, a in zip(_TYPICAL_MBPS, agree, strict=True)
+        },
         "mean_regret": round(float(np.mean(regret)), 6),
         "time_ratio_median_difference": round(float(np.median(spread)), 5),
         "time_ratio_p95_difference": round(float(np.quantile(spread, 0.95)), 5),
@@ -119,14 +124,16 @@ def label_repeatability(one: Profiles, one_set: str, other: Profiles, other_set:
 
 
 def load_library(directory: Path = RECORDED) -> tuple[Profiles, dict[str, Any]]:
-    """Profiles and manifest of a recorded library. Raises ``LibraryError`` if it is missing, changed or of other codecs."""
+    """Profiles and manifest of a library. Raises ``LibraryError`` if it is missing, changed or of other codecs."""
     from dwcp.fleet.measure import codec_versions
 
     try:
         manifest = json.loads((directory / MANIFEST_NAME).read_text())
         data = (directory / PROFILE_NAME).read_bytes()
     except (OSError, ValueError) as error:
-        raise LibraryError(f"no library in {directory} ({error}): record one with `dwcp fleet measure {directory}`") from None
+        raise LibraryError(
+            f"no library in {directory} ({error}): record one with `dwcp fleet measure {directory}`"
+        ) from None
     if hashlib.sha256(data).hexdigest() != manifest.get("sha256"):
         raise LibraryError(f"{directory / PROFILE_NAME} was changed after its recording: its digest is another")
     if manifest.get("codecs") != codec_versions():

@@ -1,9 +1,9 @@
 """Run every engine on every version of every object and record what it took: the profile library.
 
 Times are CPU time read inside the thread that does the work, the minimum of at least five runs. Everything is measured
-twice, independently (sets ``a`` and ``b``): the second set is the labels' ceiling. Work is kept after each object, so an
-interrupted recording goes on where it stopped. The machine is watched: a reference kernel before every object, other
-processes' CPU and the hypervisor's steal; what was seen stands in the manifest.
+twice, independently (sets ``a`` and ``b``): the second set is the labels' ceiling. Work is kept after each object, so
+an interrupted recording goes on where it stopped. The machine is watched: a reference kernel before every payload,
+other processes' CPU and the hypervisor's steal; what was seen stands in the manifest.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def measure(
     allow_busy: bool = False,
     mix_digest: str = "",
 ) -> dict[str, Any]:
-    """Measure all versions of ``objects`` and write profiles and manifest to the directory ``out``; returns the manifest.
+    """Measure all versions of ``objects`` and write profiles and manifest to ``out``; returns the manifest.
 
     Progress goes to the log. Raises ``BusyMachineError`` if the machine is not quiet at the start, unless
     ``allow_busy``; the manifest then carries the mark. Raises ``ValueError`` on fewer than one run or no object.

@@ -130,7 +130,7 @@ def work(kind: str, rng: random.Random, size: int, dirty: float, material: bytes
 
 
 def resident() -> dict[tuple[str, int], tuple[int, int, int]]:
-    """This process's private writable memory: start, end and resident KiB of each region.
+    """Start, end and resident KiB of each region of this process's private writable memory.
 
     Keyed by the end that stays when it grows: a heap's start, a mapping's end (the kernel maps downwards and merges).
     """
@@ -165,7 +165,7 @@ def grown(before: dict[tuple[str, int], tuple[int, int, int]], size: int) -> lis
 
 def main(kind: str, seed: int, size: int, dirty: float, material: Path) -> None:
     """Work and answer until standard input ends."""
-    import numpy  # noqa: F401, ICN001 - loaded before the first look, so that it is no part of the work's memory
+    import numpy  # noqa: F401 - loaded before the first look, so that it is no part of the work's memory
 
     text, before = material.read_bytes(), resident()
     step = work(kind, random.Random(seed), size, dirty, text)  # noqa: S311

@@ -1,8 +1,8 @@
 """Objects of every data type with chains of versions, of bytes that programs really made.
 
 An object's kind, size and dirty share are drawn once and stay; version v is version v - 1 after some more work. Makers
-are generators: they keep their state (a database, a process, a disk image) between versions. ``directory_objects`` reads
-chains that somebody else made, from ``<type>/<object>/<version>``.
+are generators: they keep their state (a database, a process, a disk image) between versions. ``directory_objects``
+reads chains that somebody else made, from ``<type>/<object>/<version>``.
 """
 
 from __future__ import annotations
@@ -145,7 +145,13 @@ def _row(kind: str, number: int, rng: random.Random, text: bytes) -> tuple[objec
     if kind == "orders":
         return number, f"customer-{rng.randrange(5_000)}", rng.randrange(1, 50), round(rng.uniform(1, 900), 2), "open"
     if kind == "documents":
-        return number, f"page {number}", rng.randrange(9), 0.0, text[at : at + rng.randrange(100, 600)].decode("latin-1")
+        return (
+            number,
+            f"page {number}",
+            rng.randrange(9),
+            0.0,
+            text[at : at + rng.randrange(100, 600)].decode("latin-1"),
+        )
     if kind == "sessions":
         return number, rng.randbytes(24).hex(), rng.randrange(10**9), rng.random(), rng.randbytes(16).hex()
     if kind == "readings":
@@ -197,7 +203,11 @@ def _database(spec: Spec) -> Iterator[bytes]:
 
 # -- disks and containers ----------------------------------------------------------------------------------------------
 
-_TREES = {"code": ("source", "bytecode"), "system": ("binary", "text", "source"), "documents": ("text", "media", "json")}
+_TREES = {
+    "code": ("source", "bytecode"),
+    "system": ("binary", "text", "source"),
+    "documents": ("text", "media", "json"),
+}
 
 
 def _tree(spec: Spec, rng: random.Random, fill: float) -> Iterator[tuple[str, bytes]]:
@@ -369,7 +379,9 @@ def _application_log(size: int, rng: random.Random) -> bytes:
     try:
         while stream.tell() < size:
             token = rng.randbytes(8).hex()
-            connection.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", (token, rng.randrange(99), rng.random()))
+            connection.execute(
+                "INSERT OR REPLACE INTO sessions VALUES (?, ?, ?)", (token, rng.randrange(99), rng.random())
+            )
             spent = rng.expovariate(0.2)
             logger.info("GET /api/v1/sessions/%s took %.3f ms", token, spent)
             if spent > 20:
@@ -449,7 +461,13 @@ def _sound(spec: Spec) -> Iterator[bytes]:
     wave = np.asarray(wave + noise.normal(size=count) * hiss)
     for _ in range(spec.versions):
         pcm = np.clip(wave, -32_768, 32_767).astype("<i2").tobytes()
-        yield b"RIFF" + struct.pack("<I4s4sIHHIIHH4sI", 36 + len(pcm), b"WAVE", b"fmt ", 16, 1, 1, 44_100, 88_200, 2, 16, b"data", len(pcm)) + pcm
+        yield (
+            b"RIFF"
+            + struct.pack(
+                "<I4s4sIHHIIHH4sI", 36 + len(pcm), b"WAVE", b"fmt ", 16, 1, 1, 44_100, 88_200, 2, 16, b"data", len(pcm)
+            )
+            + pcm
+        )
         run = max(1, int(count * spec.dirty))
         at = rng.randrange(max(1, count - run))
         wave[at : at + run] += np.sin(2 * np.pi * rng.uniform(80, 2_000) * clock[at : at + run]) * 3_000
@@ -505,7 +523,9 @@ def _binary_message(spec: Spec) -> Iterator[bytes]:
 
     def record() -> bytes:
         name = f"node-{rng.randrange(200)}".encode()
-        return struct.pack("<BQBfBB", 8, 1_700_000_000_000 + rng.randrange(10**8), 21, rng.random(), 26, len(name)) + name
+        return (
+            struct.pack("<BQBfBB", 8, 1_700_000_000_000 + rng.randrange(10**8), 21, rng.random(), 26, len(name)) + name
+        )
 
     while sum(map(len, records)) < spec.size:
         records.append(record())
