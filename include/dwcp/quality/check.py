@@ -96,11 +96,12 @@ def _number_rules(rows: Rows, column: Column) -> Iterator[Finding]:
     ):
         if bound is not None:
             limit = int(bound) if column.kind is Kind.INTEGER else bound
-            yield Finding(legal & broken(values, limit), _beyond(rows, name, words, limit))
+            yield Finding(legal & broken(values, limit), _beyond(rows, column, words, limit))
 
 
-def _beyond(rows: Rows, name: str, words: str, limit: float) -> Explain:
-    return lambda row: f"{name} {words}: {rows.show(name, row)}, limit {with_unit(limit, name)}"
+def _beyond(rows: Rows, column: Column, words: str, limit: float) -> Explain:
+    name, shown = column.name, with_unit(float(limit), column.unit)
+    return lambda row: f"{name} {words}: {rows.show(name, row)}, limit {shown}"
 
 
 def _text_rules(rows: Rows, column: Column) -> Iterator[Finding]:

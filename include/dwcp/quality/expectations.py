@@ -13,13 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-# Before the import: otherwise Great Expectations writes hundreds of lines a run, and reports usage to its maker.
-logging.getLogger("great_expectations").setLevel(logging.WARNING)
-os.environ["GX_ANALYTICS_ENABLED"] = "false"
-
-import great_expectations as gx
-import great_expectations.expectations as gxe
-
 from dwcp.contract import CANDIDATES, COLUMNS, Column, Kind
 from dwcp.quality.result import Severity
 from dwcp.quality.rows import with_unit
@@ -27,8 +20,15 @@ from dwcp.quality.truths import RATIO_TOLERANCE
 from dwcp.quality.view import truth_columns
 from dwcp.window import Window
 
-SQL_TYPES = {"BIGINT": "BIGINT", "INT": "INTEGER", "FLOAT": "DOUBLE PRECISION", "TIMESTAMPTZ": "TIMESTAMP"}
-"""SQLAlchemy's names for the contract's Postgres types; VARCHAR(n) keeps its own."""
+# Before the import: otherwise Great Expectations writes hundreds of lines a run, and reports usage to its maker.
+logging.getLogger("great_expectations").setLevel(logging.WARNING)
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
+
+import great_expectations as gx  # noqa: E402
+import great_expectations.expectations as gxe  # noqa: E402
+
+SQL_TYPES = {"INT": "INTEGER", "FLOAT": "DOUBLE PRECISION", "TIMESTAMPTZ": "TIMESTAMP WITH TIME ZONE"}
+"""SQLAlchemy's names for the contract's Postgres types, where they differ."""
 LABEL_SHARE_FAIL = (0.002, 0.98)
 """Outside: a class is as good as absent, and no classifier can be trained or judged on it."""
 LABEL_SHARE_WARN = (0.02, 0.90)
@@ -93,22 +93,23 @@ def _column(column: Column) -> Iterator[gxe.Expectation]:
             value_set=list(column.values),
             meta=_meta("is a known value", name, fail, ", ".join(column.values)),
         )
+    elif column.max_length is not None:
+        yield gxe.ExpectColumnValueLengthsToBeBetween(
+            column=name,
+            min_value=1,
+            max_value=column.max_length,
+            meta=_meta("has a legal length", name, fail, f"1 to {column.max_length} characters"),
+        )
     if column.minimum is not None and column.maximum is not None:
         low, high = (int(b) if column.kind is Kind.INTEGER else b for b in (column.minimum, column.maximum))
+        shown = [with_unit(float(bound), column.unit) for bound in (low, high)]
         yield gxe.ExpectColumnValuesToBeBetween(
             column=name,
             min_value=low,
             # No BIGINT lies beyond its own type.
             max_value=high if high < 2**63 else None,
             # Postgres sorts NaN and infinity above every number, so that a maximum finds them.
-            meta=_meta("lies in its range", name, fail, f"{with_unit(low, name)} to {with_unit(high, name)}"),
-        )
-    if column.max_length is not None:
-        yield gxe.ExpectColumnValueLengthsToBeBetween(
-            column=name,
-            min_value=1,
-            max_value=column.max_length,
-            meta=_meta("has a legal length", name, fail, f"1 to {column.max_length} characters"),
+            meta=_meta("lies in its range", name, fail, f"{shown[0]} to {shown[1]}"),
         )
 
 
@@ -131,10 +132,11 @@ def _volume(around: Surroundings) -> Iterator[gxe.Expectation]:
             min_value=bounds[0],
             max_value=bounds[1],
             meta=_meta(
-                f"volume is like the last {len(around.earlier_rows)} windows",
+                "volume is like that of earlier windows",
                 "",
                 severity,
-                f"{bounds[0]:,} to {bounds[1]:,} rows ({low:g} to {high:g} times their median of {median:,})",
+                f"{bounds[0]:,} to {bounds[1]:,} rows: {low:g} to {high:g} times {median:,}, "
+                f"the median of {len(around.earlier_rows)}",
             ),
         )
 
@@ -150,7 +152,7 @@ def _freshness(around: Surroundings) -> Iterator[gxe.Expectation]:
                 "the newest row is recent", "timestamp_ns", severity, f"a row after {oldest:%Y-%m-%d %H:%M} UTC"
             ),
         )
-    days = [day.isoformat() for day in around.window.days()]
+    days = around.window.days()
     yield gxe.ExpectColumnDistinctValuesToContainSet(
         column="day",
         value_set=days,

@@ -1,4 +1,4 @@
-"""What a validation found: plain values, so that a task can store it and a page can show it without Great Expectations."""
+"""What a validation found, as plain values: a task can store it and a page show it without Great Expectations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from dwcp.warehouse.load import Counts
 from dwcp.window import Window
 
 
@@ -41,24 +42,15 @@ class CheckResult:
 
 
 @dataclass(frozen=True, slots=True)
-class RowCounts:
-    """What became of the rows read, by the ledger: read = loaded + quarantined + duplicate."""
-
-    read: int
-    loaded: int
-    quarantined: int
-    duplicate: int
-
-
-@dataclass(frozen=True, slots=True)
 class ValidationResult:
     """Everything that one validation of one window found."""
 
     window: Window
     run_id: str
-    counts: RowCounts
+    counts: Counts
+    """What became of the rows read, by the ledger: read = loaded + quarantined + duplicate."""
     labels: tuple[tuple[str, int], ...]
-    """Rows of each label; rows without one are under ``none measured`` and not here."""
+    """Rows of each label, most frequent first; rows that were not fully measured have none."""
     quarantine: tuple[tuple[str, int], ...]
     """Reasons without their values, most frequent first. A row with two reasons counts in both."""
     checks: tuple[CheckResult, ...]
@@ -99,7 +91,7 @@ class ValidationResult:
         return cls(
             window=Window.parse(raw["window"]["start"], raw["window"]["end"]),
             run_id=raw["run_id"],
-            counts=RowCounts(**raw["counts"]),
+            counts=Counts(**raw["counts"]),
             labels=tuple((name, count) for name, count in raw["labels"]),
             quarantine=tuple((reason, count) for reason, count in raw["quarantine"]),
             checks=tuple(

@@ -69,7 +69,7 @@ class Rows:
 
     def show(self, name: str, row: int) -> str:
         """One cell for a reader, with its unit. Never holds the ``; `` that parts reasons."""
-        return with_unit(self.array(name)[row].as_py(), name)
+        return with_unit(self.array(name)[row].as_py(), BY_NAME[name].unit)
 
 
 def as_mask(array: pa.Array) -> Mask:
@@ -78,8 +78,8 @@ def as_mask(array: pa.Array) -> Mask:
     return mask
 
 
-def with_unit(value: object, name: str) -> str:
-    """A value of the contract's column ``name`` for a reader; long texts are cut."""
+def with_unit(value: object, unit: str) -> str:
+    """A value for a reader, with the contract's unit where that is one; long texts are cut."""
     if value is None:
         return "NULL"
     if isinstance(value, str):
@@ -87,5 +87,4 @@ def with_unit(value: object, name: str) -> str:
         return repr(shown).replace(";", ",")
     if isinstance(value, float):
         value = f"{float(f'{value:.6g}'):.15g}"
-    unit = BY_NAME[name].unit
     return f"{value}" if unit in ("", "count", "fraction", "ratio", "code") else f"{value} {unit}"

@@ -14,20 +14,22 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+import psycopg2.extensions
 import pyarrow as pa
 from psycopg2 import sql
-from psycopg2.extensions import connection as Connection
 
 from dwcp.contract import BY_NAME, COLUMNS, Column
 from dwcp.oracle import ORACLE_COLUMNS, label_batch
 from dwcp.quality.check import REASON_SEPARATOR
-from dwcp.quality.result import CheckResult, Example, RowCounts, Severity, ValidationResult
+from dwcp.quality.result import CheckResult, Example, Severity, ValidationResult
 from dwcp.quality.view import SCHEMA, run_view
 from dwcp.sources.schema import ARROW_TYPES, LOGGED_SCHEMA
+from dwcp.warehouse.load import Counts
 from dwcp.window import Window
 
 if TYPE_CHECKING:
     import great_expectations as gx
+    from great_expectations.core import ExpectationValidationResult
 
 EXAMPLES = 5
 """Failing rows shown for each expectation: asking for all of them can take minutes."""
@@ -53,7 +55,7 @@ def validate_window(
 
     days = window.days()
     span = Window(Window.of_day(days[0]).start, Window.of_day(days[-1]).end)
-    with run_view(dsn, span, run_id, columns) as name, closing(psycopg2.connect(dsn)) as connection:
+    with run_view(dsn, span, run_id) as name, closing(psycopg2.connect(dsn)) as connection:
         connection.autocommit = True
         view = _View(connection, name)
         labels = view.labels()
@@ -82,7 +84,7 @@ def validate_window(
 class _View:
     """Small reads of this run's view."""
 
-    connection: Connection
+    connection: psycopg2.extensions.connection
     name: str
 
     def fetch(self, text: str, parameters: Sequence[object] = (), **names: sql.Composable) -> list[tuple[Any, ...]]:
@@ -115,7 +117,7 @@ class _View:
         return tuple(Example(transfer, "NULL" if value is None else value) for transfer, value in found)
 
 
-def _run(dsn: str, view: str, suite: gx.ExpectationSuite) -> list[Any]:
+def _run(dsn: str, view: str, suite: gx.ExpectationSuite) -> list[ExpectationValidationResult]:
     import great_expectations as gx
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -133,7 +135,7 @@ def _run(dsn: str, view: str, suite: gx.ExpectationSuite) -> list[Any]:
         source.get_execution_engine().close()
 
 
-def _judge(view: _View, outcome: Any) -> CheckResult:
+def _judge(view: _View, outcome: ExpectationValidationResult) -> CheckResult:
     """One result of Great Expectations in our words, with examples if it failed."""
     config = outcome.expectation_config
     meta, result = config.meta, outcome.result or {}
@@ -154,28 +156,28 @@ def _judge(view: _View, outcome: Any) -> CheckResult:
     )
 
 
-def _observed(outcome: Any) -> str:
+def _observed(outcome: ExpectationValidationResult) -> str:
     config, result = outcome.expectation_config, outcome.result or {}
     if "unexpected_count" in result:
         return f"{result['unexpected_count']:,} of {result['element_count']:,} rows break it"
+    if "partial_missing_list" in result:
+        lacking = sorted(map(str, result["partial_missing_list"]))
+        return f"none on {', '.join(lacking)}" if lacking else "rows on every day"
     value = result.get("observed_value")
     if value is None:
         return _error(outcome.exception_info) or "nothing: there is no value to judge"
-    if config.type == "expect_column_max_to_be_between" and config.kwargs["column"] == "timestamp_ns":
+    if config.type == "expect_column_max_to_be_between":
         return f"{datetime.fromtimestamp(value / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    if config.type == "expect_column_distinct_values_to_contain_set":
-        lacking = sorted(set(config.kwargs["value_set"]) - set(value))
-        return f"none on {', '.join(lacking)}" if lacking else f"{len(value)} days"
     if isinstance(value, float):
         return f"{value:.4f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _error(exception_info: Any) -> str:
+def _error(exception_info: dict[str, Any] | None) -> str:
     """The message of an exception that Great Expectations caught, or an empty text."""
     infos = exception_info.values() if exception_info and "raised_exception" not in exception_info else [exception_info]
     messages = [info["exception_message"] for info in infos if isinstance(info, dict) and info.get("raised_exception")]
-    return f"could not be judged: {messages[0]}" if messages else ""
+    return f"could not be judged: {messages[0].splitlines()[0]}" if messages else ""
 
 
 def _recompute_labels(view: _View) -> CheckResult:
@@ -229,7 +231,7 @@ def _equal(old: object, new: object) -> bool:
     return old == new
 
 
-def _counts(connection: Connection, days: Sequence[date]) -> RowCounts:
+def _counts(connection: psycopg2.extensions.connection, days: Sequence[date]) -> Counts:
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT COALESCE(sum(rows_read), 0), COALESCE(sum(rows_loaded), 0), COALESCE(sum(rows_quarantined), 0), "
@@ -237,10 +239,10 @@ def _counts(connection: Connection, days: Sequence[date]) -> RowCounts:
             (days[0], days[-1]),
         )
         (counts,) = cursor.fetchall()
-    return RowCounts(*map(int, counts))
+    return Counts(*map(int, counts))
 
 
-def _earlier_rows(connection: Connection, days: Sequence[date]) -> tuple[int, ...]:
+def _earlier_rows(connection: psycopg2.extensions.connection, days: Sequence[date]) -> tuple[int, ...]:
     """Rows loaded in each of the windows of equal length before, the nearest first; only those loaded on every day."""
     length = len(days)
     with connection.cursor() as cursor:
@@ -253,7 +255,7 @@ def _earlier_rows(connection: Connection, days: Sequence[date]) -> tuple[int, ..
         return tuple(int(rows) for (rows,) in cursor.fetchall())
 
 
-def _quarantine(connection: Connection, days: Sequence[date]) -> tuple[tuple[str, int], ...]:
+def _quarantine(connection: psycopg2.extensions.connection, days: Sequence[date]) -> tuple[tuple[str, int], ...]:
     """Reasons without their values (see ``check``), most frequent first."""
     with connection.cursor() as cursor:
         cursor.execute(

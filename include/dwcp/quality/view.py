@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import psycopg2
+import psycopg2.extensions
 from psycopg2 import sql
-from psycopg2.extensions import connection as Connection
 
-from dwcp.contract import ALGORITHMS, CANDIDATES, COLUMNS, FULLY_MEASURED, OUTCOMES, Column
+from dwcp.contract import ALGORITHMS, CANDIDATES, COLUMNS, FULLY_MEASURED, OUTCOMES
 from dwcp.quality.truths import RATIO_COLUMNS
 from dwcp.window import Window
 
@@ -73,15 +73,15 @@ def truth_columns() -> dict[str, sql.Composable]:
         )
     for label in CANDIDATES:
         columns[f"share_{label}"] = sql.SQL(
-            "CASE WHEN t.optimal_compression IS NOT NULL THEN (t.optimal_compression = {})::INT END"
+            "CASE WHEN t.optimal_compression IS NOT NULL THEN (t.optimal_compression = {})::INT::FLOAT8 END"
         ).format(sql.Literal(label))
     columns["fully_measured_runs"] = sql.SQL("CASE WHEN {} THEN t.measured_runs END").format(fully)
-    columns["day"] = sql.SQL("to_char(t.timestamp AT TIME ZONE 'UTC', 'YYYY-MM-DD')")
+    columns["day"] = sql.SQL("(t.timestamp AT TIME ZONE 'UTC')::DATE")
     return columns
 
 
 @contextmanager
-def run_view(dsn: str, window: Window, run_id: str, columns: Sequence[Column] = COLUMNS) -> Iterator[str]:
+def run_view(dsn: str, window: Window, run_id: str) -> Iterator[str]:
     """Make this run's view of ``window`` in schema ``quality_runs``, yield its name, and drop it whatever happens.
 
     ``dsn`` is the loader's. A session lock is held while the view is in use: a view whose lock is free belongs to a run
@@ -93,7 +93,7 @@ def run_view(dsn: str, window: Window, run_id: str, columns: Sequence[Column] = 
         drop_orphans(connection)
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", (_lock_name(name),))
-            cursor.execute(_create(name, window, columns))
+            cursor.execute(_create(name, window))
         try:
             yield name
         finally:
@@ -104,7 +104,7 @@ def run_view(dsn: str, window: Window, run_id: str, columns: Sequence[Column] = 
                 _log.warning("view %s.%s stays behind: %s", SCHEMA, name, str(error).strip())
 
 
-def drop_orphans(connection: Connection) -> list[str]:
+def drop_orphans(connection: psycopg2.extensions.connection) -> list[str]:
     """Drop the views that killed runs left behind and return their names; those of living runs stay."""
     dropped = []
     with connection.cursor() as cursor:
@@ -120,8 +120,8 @@ def drop_orphans(connection: Connection) -> list[str]:
     return dropped
 
 
-def _create(name: str, window: Window, columns: Sequence[Column]) -> sql.Composed:
-    listed = [sql.Identifier("t", column.name) for column in columns]
+def _create(name: str, window: Window) -> sql.Composed:
+    listed: list[sql.Composable] = [sql.Identifier("t", column.name) for column in COLUMNS]
     listed += [sql.SQL("{} AS {}").format(truth, sql.Identifier(name)) for name, truth in truth_columns().items()]
     return sql.SQL("CREATE VIEW {} AS SELECT {} FROM {} AS t WHERE t.timestamp >= {} AND t.timestamp < {}").format(
         sql.Identifier(SCHEMA, name),
@@ -132,7 +132,7 @@ def _create(name: str, window: Window, columns: Sequence[Column]) -> sql.Compose
     )
 
 
-def _drop(connection: Connection, name: str) -> None:
+def _drop(connection: psycopg2.extensions.connection, name: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL("DROP VIEW IF EXISTS {}").format(sql.Identifier(SCHEMA, name)))
 
