@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 BATCH_ROWS = 10_000
 """Rows of a batch read and of a row group written; with about 1 kB a row it bounds memory."""
+WAITING_ROWS = 60_000
+"""Rows that an ``ArchiveWriter`` holds back, over all partitions, to fill row groups."""
 UNKNOWN = "__unknown__"
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _PART = "part-0.parquet"
@@ -138,6 +140,8 @@ class ArchiveWriter:
                 self._partitions[day, name] = self._stack.enter_context(_Partition(self._directory, day, name))
             here = pc.and_(pc.equal(days, pa.scalar(day)), pc.equal(names, name))
             self._partitions[day, name].write(batch.filter(here))
+        while sum(partition.waiting_rows for partition in self._partitions.values()) > WAITING_ROWS:
+            max(self._partitions.values(), key=lambda partition: partition.waiting_rows).flush()
 
     def commit(self) -> Archived:
         """Make every partition visible, each atomically; call it when the source has given its last batch."""
@@ -169,12 +173,13 @@ class _Partition:
         self.path = directory / f"day={day}" / f"region={name}" / _PART
         self.rows = 0
         self._day, self._name = day, name
+        self.waiting_rows = 0
         self._waiting: list[pa.RecordBatch] = []
         self.path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=_TEMPORARY)
         self._temporary = Path(temporary)
         self._file = os.fdopen(handle, "wb")
-        self._writer = pq.ParquetWriter(self._file, LOGGED_SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(self._file, LOGGED_SCHEMA, compression="zstd", write_page_checksum=True)
 
     def __enter__(self) -> _Partition:
         return self
@@ -182,22 +187,34 @@ class _Partition:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with suppress(OSError, pa.ArrowException):  # on a full disk; what was not committed is thrown away anyhow
+            self._writer.close()
+            self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def write(self, batch: pa.RecordBatch) -> None:
         _check_place(self.path, self._day, self._name, batch)
         self._waiting.append(batch)
         self.rows += batch.num_rows
-        if sum(waiting.num_rows for waiting in self._waiting) >= BATCH_ROWS:
-            self._flush(whole_groups=True)
+        self.waiting_rows += batch.num_rows
+        if self.waiting_rows >= BATCH_ROWS:
+            self.flush(self.waiting_rows - self.waiting_rows % BATCH_ROWS)
+
+    def flush(self, rows: int | None = None) -> None:
+        """Write the first ``rows`` of what waits, or all of it, in row groups of ``BATCH_ROWS``."""
+        table = pa.Table.from_batches(self._waiting, LOGGED_SCHEMA)
+        ready = table.slice(0, rows)
+        if ready.num_rows:
+            self._writer.write_table(ready, row_group_size=BATCH_ROWS)
+        self._waiting = table.slice(ready.num_rows).to_batches()
+        self.waiting_rows = table.num_rows - ready.num_rows
 
     def rows_held(self) -> int:
         """Rows of the partition as it stands; 0 for a file that cannot be read, which had better be replaced."""
         return sum(_footer_rows(path) for path in self.path.parent.glob("part-*.parquet"))
 
     def commit(self) -> None:
-        self._flush(whole_groups=False)
+        self.flush()
         self._writer.close()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -216,19 +233,11 @@ class _Partition:
         finally:
             os.close(directory)
 
-    def _flush(self, *, whole_groups: bool) -> None:
-        """Write what waits. Row groups end at multiples of ``BATCH_ROWS``, however the rows came in."""
-        table = pa.Table.from_batches(self._waiting, LOGGED_SCHEMA)
-        ready = table.num_rows - table.num_rows % BATCH_ROWS if whole_groups else table.num_rows
-        if ready:
-            self._writer.write_table(table.slice(0, ready), row_group_size=BATCH_ROWS)
-        self._waiting = table.slice(ready).to_batches()
-
 
 def _read_file(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     try:
         # Buffered: else the column chunks of a whole row group lie in memory, however large its writer made it.
-        with pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES) as file:
+        with pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES, page_checksum_verification=True) as file:
             _check_schema(path, file.schema_arrow)
             for batch in file.iter_batches(BATCH_ROWS, columns=schema.names):
                 yield batch.select(schema.names).cast(schema)

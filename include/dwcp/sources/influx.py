@@ -36,6 +36,8 @@ CHUNK_ROWS = 20_000
 BLOCK_BYTES = 8 << 20
 PEEK_BYTES = 64 << 10
 WRITE_ROWS = 5_000
+COUNTED = tuple(column.name for column in FIELDS if column.kind is Kind.INTEGER and not column.nullable)
+"""What counts are compared of: every sound point has them. Counting all fields takes as long as reading them."""
 RETRIED_STATUS = (429, 500, 502, 503, 504)
 BACKOFF_S = 0.2
 RETRY_AFTER_MAX_S = 60
@@ -78,9 +80,9 @@ class InfluxSource:
                     yield from batches
 
     def count(self, window: Window, regions: Sequence[str] | None = None) -> int:
-        """Points of the window: the largest count of any field, as InfluxDB counts values and not points.
+        """Points of the window: the largest count of any of ``COUNTED``, as InfluxDB counts values and not points.
 
-        A point that lacks that field is left out; ``read`` compares the counts of all fields.
+        A point that lacks the field is left out here, never by ``read``.
         """
         if regions is not None and not regions:
             return 0
@@ -88,13 +90,16 @@ class InfluxSource:
         return max(self._count_values(stored, window, regions).values(), default=0) if stored else 0
 
     def _spool(self, stored: Sequence[str], part: Window, regions: Sequence[str] | None, spool: IO[bytes]) -> None:
-        """Write one part of the window as an Arrow stream. A broken answer and arrived points are read again."""
-        breaks, differences = 0, []
+        """Write one part of the window as an Arrow stream. What broke off, or changed meanwhile, is read again."""
+        breaks = 0
+        differences: list[tuple[str, dict[str, int]]] = []
         while True:
             spool.seek(0)
             spool.truncate()
             try:
                 parsed = self._fetch(stored, part, regions, spool)
+            except OSError as error:
+                raise SourceError(f"cannot spool {_span(part)} to {tempfile.gettempdir()}: {error}") from error
             except _BrokenAnswerError as error:
                 breaks += 1
                 if breaks > self._settings.influx_retries:
@@ -123,28 +128,30 @@ class InfluxSource:
     def _fetch(
         self, stored: Sequence[str], part: Window, regions: Sequence[str] | None, spool: IO[bytes]
     ) -> dict[str, int]:
-        """Stream one answer to ``spool``; the number of values parsed of each column."""
+        """Stream one answer to ``spool``; how many rows and how many values of the ``COUNTED`` fields it held."""
         # Fields that the contract does not know are asked for as well, lest a point that has no other be passed over.
         names = dict.fromkeys([*(c.name for c in LOGGED if c.role is not Role.TIME), *stored])
-        parsed = dict.fromkeys([_TIME, *(column.name for column in FIELDS)], 0)
+        parsed = dict.fromkeys([_TIME, *COUNTED], 0)
         query = f"SELECT {', '.join(map(_identifier, names))} {_from_where(part, regions)}"
         with self._ask(query, "application/csv", chunked="true", chunk_size=str(CHUNK_ROWS)) as response:
-            body = _CsvBody(response)
-            if message := body.error():
+            start = _receive(response, PEEK_BYTES)
+            if message := _error_in(start):
                 raise self._refused(message)
             options = pa.ipc.IpcWriteOptions(compression="lz4")
             with pa.ipc.new_stream(spool, LOGGED_SCHEMA, options=options) as stream:
-                for batch in () if body.empty else _parse(body):
+                for batch in _parse(start, response):
                     stream.write_batch(batch)
                     parsed[_TIME] += batch.num_rows
-                    for column in FIELDS:
-                        parsed[column.name] += batch.num_rows - batch[column.name].null_count
+                    for name in COUNTED:
+                        parsed[name] += batch.num_rows - batch[name].null_count
         return parsed
 
     def _count_values(self, stored: Sequence[str], window: Window, regions: Sequence[str] | None) -> dict[str, int]:
-        selected = ", ".join(f"count({_identifier(name)})" for name in stored)
+        """The server's counts of values: of the ``COUNTED`` fields that are stored, or of all if none is."""
+        names = [name for name in COUNTED if name in stored] or stored
+        selected = ", ".join(f"count({_identifier(name)})" for name in names)
         rows = self._ask_json(f"SELECT {selected} {_from_where(window, regions)}")
-        return dict(zip(stored, rows[0][1:], strict=True)) if rows else dict.fromkeys(stored, 0)
+        return dict(zip(names, rows[0][1:], strict=True)) if rows else dict.fromkeys(names, 0)
 
     def _stored_fields(self) -> list[str]:
         """Names of the measurement's fields. Raises ``SourceError`` where a type or role contradicts the contract."""
@@ -214,88 +221,89 @@ class InfluxSource:
         return SourceError(f"{self._place} answered with an error: {message}{hint}")
 
 
-class _CsvBody:
-    """A binary file for Arrow's CSV reader over a response, without the headers that later chunks may repeat."""
-
-    closed = False
-
-    def __init__(self, response: urllib3.BaseHTTPResponse) -> None:
-        self._response = response
-        self._rest = response.read(PEEK_BYTES)
-        self._header, newline, _ = self._rest.partition(b"\n")
-        self._header += newline
-        self._started = False
-
-    @property
-    def empty(self) -> bool:
-        """Whether the answer has no bytes at all, which means no rows."""
-        return not self._rest
-
-    def error(self) -> str | None:
-        """The error that the server put in the place of rows, as JSON even where CSV was asked for."""
-        if self._rest.startswith(b"{"):
-            try:
-                return str(json.loads(self._rest)["error"])
-            except (ValueError, KeyError):
-                return self._rest[:500].decode(errors="replace")
-        if self._header == b"error\n":
-            return self._rest[len(self._header) :].decode(errors="replace").strip()
-        return None
-
-    def read(self, size: int) -> bytes:
-        """Whole lines, at most ``size`` bytes; empty at the end. Raises ``_BrokenAnswerError`` within a line."""
-        while True:
-            more = self._response.read(size - len(self._rest))
-            block, newline, rest = (self._rest + more).rpartition(b"\n")
-            if not more and rest:
-                raise _BrokenAnswerError("the answer ends within a line")
-            if not newline and rest:
-                raise _BrokenAnswerError(f"a line is longer than {size} bytes")
-            self._rest = rest
-            lines = block + newline
-            if self._started and lines.startswith(self._header):
-                lines = lines[len(self._header) :]
-            lines = lines.replace(b"\n" + self._header, b"\n")
-            self._started = True
-            if lines or not more:
-                return lines
+def _error_in(start: bytes) -> str | None:
+    """The error that stands where rows should be, as JSON even though CSV was asked for; None if there is none."""
+    if start.startswith(b"{"):
+        try:
+            return str(json.loads(start)["error"])
+        except (ValueError, KeyError):
+            return start[:500].decode(errors="replace")
+    heading, _, message = start.partition(b"\n")
+    return message.decode(errors="replace").strip() if heading == b"error" else None
 
 
-def _parse(body: _CsvBody) -> Iterator[pa.RecordBatch]:
-    """Batches in ``LOGGED_SCHEMA``. Raises ``_BrokenAnswerError`` if the body breaks off or is no CSV."""
+def _parse(start: bytes, response: urllib3.BaseHTTPResponse) -> Iterator[pa.RecordBatch]:
+    """Batches in ``LOGGED_SCHEMA`` of a CSV answer, a block at a time; no rows if it is empty.
+
+    Arrow's own streaming reader would read 32 blocks ahead. Headers may come again between chunks and are left out.
+    Raises ``_BrokenAnswerError`` if the answer breaks off or is no CSV.
+    """
     names = {column.name: _TIME if column.role is Role.TIME else column.name for column in LOGGED}
-    try:
-        reader = pa.csv.open_csv(
-            body,
-            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES),
-            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pa.csv.ConvertOptions(
-                include_columns=list(names.values()),
-                column_types={names[column.name]: ARROW_TYPES[column.kind] for column in LOGGED},
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
-        )
-        for batch in reader:
+    convert = pa.csv.ConvertOptions(
+        include_columns=list(names.values()),
+        column_types={names[column.name]: ARROW_TYPES[column.kind] for column in LOGGED},
+        null_values=[""],
+        strings_can_be_null=True,
+    )
+    header = b""
+    for block in _blocks(start, response):
+        header = header or block[: block.index(b"\n") + 1]
+        rows = (b"\n" + block).replace(b"\n" + header, b"\n").lstrip(b"\n")
+        if not rows:
+            continue
+        try:
+            table = pa.csv.read_csv(
+                pa.BufferReader(header + rows),
+                read_options=pa.csv.ReadOptions(block_size=len(header) + len(rows)),
+                parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+                convert_options=convert,
+            )
+        except pa.ArrowException as error:
+            raise _BrokenAnswerError(str(error)) from error
+        for batch in table.to_batches():
             yield pa.RecordBatch.from_arrays(batch.columns, schema=LOGGED_SCHEMA)
-    except (pa.ArrowException, urllib3.exceptions.HTTPError, OSError) as error:
+
+
+def _blocks(start: bytes, response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
+    """Whole lines, about ``BLOCK_BYTES`` of them at a time. Raises ``_BrokenAnswerError`` if the last one is none."""
+    rest = start
+    while more := _receive(response, BLOCK_BYTES):
+        rest += more
+        end = _end_of_lines(rest)
+        if end:
+            yield rest[:end]
+            rest = rest[end:]
+        elif len(rest) > 2 * BLOCK_BYTES:
+            raise _BrokenAnswerError(f"a line is longer than {2 * BLOCK_BYTES} bytes")
+    end = _end_of_lines(rest)
+    if end:
+        yield rest[:end]
+    if end < len(rest):
+        raise _BrokenAnswerError("the answer ends within a line")
+
+
+def _end_of_lines(block: bytes) -> int:
+    """Where the last whole line ends. A line break between quotes ends no line; CSV doubles quotes within quotes."""
+    end = block.rfind(b"\n") + 1
+    while end and block.count(b'"', 0, end) % 2:
+        end = block.rfind(b"\n", 0, end - 1) + 1
+    return end
+
+
+def _receive(response: urllib3.BaseHTTPResponse, size: int) -> bytes:
+    try:
+        return response.read(size)
+    except urllib3.exceptions.HTTPError as error:
         raise _BrokenAnswerError(str(error)) from error
 
 
 def _difference(parsed: Mapping[str, int], counted: Mapping[str, int]) -> str | None:
-    """How the values parsed of each column differ from the server's counts; None if they agree.
-
-    An empty text is a value to the server and nothing in CSV, so of texts fewer may be parsed than counted, while the
-    rows must still be as many as any field has values.
-    """
-    rows = parsed[_TIME]
-    most = max(counted.values(), default=0)
-    if rows < most:
-        return f"it counts {most} points and answered {rows} rows"
-    for column in FIELDS:
-        got, expected = parsed[column.name], counted.get(column.name, 0)
-        if got > expected or (got < expected and column.kind is not Kind.STRING):
-            return f"it counts {expected} values of {column.name} and answered {got}"
+    """How what was parsed differs from the server's counts of values; None if they agree."""
+    for name, expected in counted.items():
+        if name in parsed and parsed[name] != expected:
+            return f"it counts {expected} values of {name} and answered {parsed[name]}"
+        if parsed[_TIME] < expected:
+            return f"it counts {expected} values of {name} and answered {parsed[_TIME]} rows"
     return None
 
 
@@ -337,7 +345,9 @@ def health(settings: Settings) -> str:
     with _client(settings) as client:
         state = client.health()
     if state.status != "pass":
-        raise SourceError(f"{_place(settings)} is not ready: {state.message}")
+        raise SourceError(
+            f"{_place(settings)} is not ready ({state.message}): is it running, and is DWCP_INFLUX_URL right?"
+        )
     return str(state.version)
 
 
