@@ -36,8 +36,9 @@ ROLES = ("dwcp_owner", "dwcp_loader", "dwcp_reader", "dwcp_registry")
 SUPERUSER = "postgres"
 DATABASE = "dwcp"
 START_TIMEOUT_S = 60.0
-UNPRIVILEGED_UID = 26_257
-"""Owner of the data directory where root may not make a user namespace; it needs no entry in ``/etc/passwd``."""
+UNPRIVILEGED_USER = "nobody"
+"""Owner of the data directory where root may not make a user namespace: ``initdb`` wants a user that has a name. Other
+processes of that user are kept out by the directory above, which only root may enter."""
 
 _log = logging.getLogger(__name__)
 
@@ -167,11 +168,11 @@ def _initialise(root: Path) -> None:
     _write_private(password_file, passwords[SUPERUSER])
     try:
         if os.geteuid() == 0 and not _may_unshare():
-            os.chown(building, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
-            os.chown(password_file, UNPRIVILEGED_UID, UNPRIVILEGED_UID)
+            shutil.chown(building, UNPRIVILEGED_USER)
+            shutil.chown(password_file, UNPRIVILEGED_USER)
         options = ("--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", f"--pwfile={password_file}")
         if _run(root, "initdb", "-D", str(building), "-U", SUPERUSER, *options, data=building) != 0:
-            raise ServerError(f"initdb failed under {root}: see {root / 'pg_ctl.log'}")
+            raise ServerError(f"initdb failed under {root}: {_last_line(root / 'pg_ctl.log')}")
     finally:
         password_file.unlink()
     building.rename(data)
@@ -220,7 +221,7 @@ def _start(root: Path) -> None:
             _log.info("Postgres runs on 127.0.0.1:%s, log in %s", port, log)
             return
         if time.monotonic() > deadline:
-            raise ServerError(f"Postgres under {root} did not start within {START_TIMEOUT_S:.0f} s: see {log}")
+            raise ServerError(f"Postgres under {root} did not start: {_last_line(root / 'server.log')}; see {log}")
         time.sleep(0.5)
 
 
@@ -274,6 +275,11 @@ def _run(root: Path, program: str, *arguments: str, data: Path | None = None) ->
         return subprocess.run(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", start_new_session=True, check=False
         ).returncode
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").split("\n") if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "no output")
 
 
 def _binaries() -> Path:
