@@ -26,9 +26,9 @@ def model_card(evaluation: Evaluation, verdict: Verdict, *, window: Window, feat
         f"**Gate: {verdict.status.value}.** {'; '.join(verdict.reasons) or 'Every line was met.'}",
         "## Use",
         f"Chooses between {', '.join(CANDIDATES)} for one DWCP transfer. A node falls back to zstd where the "
-        f"confidence is below {evaluation.fallback_confidence}, and to the rules where there is no valid model. Input: finite "
-        "float32 in the order below; serve the default of a feature that is not known. Not for payloads or links "
-        "outside the contract's ranges.",
+        f"confidence is below {evaluation.fallback_confidence}, and to the rules where there is no valid model. Input: "
+        "finite float32 in the order below; serve the default of a feature that is not known. Not for payloads or "
+        "links outside the contract's ranges.",
         "## Training data",
         f"Fully measured transfers from {window.start:%Y-%m-%d} to {window.end:%Y-%m-%d} (UTC), labelled by the oracle "
         f"`{evaluation.oracle}`, split by time. Left out: {_counts(evaluation.dropped)}.",

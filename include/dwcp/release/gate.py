@@ -23,6 +23,7 @@ from enum import StrEnum
 
 from pydantic import TypeAdapter
 
+from dwcp.release import wording
 from dwcp.release.evaluate import EXECUTED, MODEL, Comparison, Evaluation
 from dwcp.release.intervals import Interval
 from dwcp.settings import Settings
@@ -54,6 +55,13 @@ class Line:
     status: Status
     reason: str
 
+    @property
+    def sentence(self) -> str:
+        """The line in words, with its figures."""
+        between = "" if self.lower is None else f" ({wording.line_bounds(self)})"
+        value = wording.quantity(self.value, self.unit)
+        return f"{self.name} {value}{between}, wanted {wording.threshold(self)}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -65,7 +73,7 @@ class Verdict:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the whole is not a PASS; empty if it is one."""
-        return tuple(f"{line.name}: {line.reason}" for line in self.lines if line.status is not Status.PASS)
+        return tuple(line.sentence for line in self.lines if line.status is not Status.PASS)
 
     def to_json(self) -> str:
         """Canonical JSON."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dwcp.release.gate import Line
+from typing import TYPE_CHECKING
+
 from dwcp.release.intervals import Interval
+
+if TYPE_CHECKING:
+    from dwcp.release.gate import Line
 
 NOTHING = "–"
 
