@@ -121,7 +121,14 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[server
     """The session's own embedded server, in a temporary directory; stopped at the end."""
     home: Path = tmp_path_factory.mktemp("postgres-home")
     try:
-        yield server.ensure_running(home)
+        info = server.ensure_running(home)
+        with closing(psycopg2.connect(info.dsn(server.SUPERUSER, "postgres"))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                # Nothing here must outlive a power cut, and fsync is most of a small test's time.
+                cursor.execute("ALTER SYSTEM SET fsync = off")
+                cursor.execute("SELECT pg_reload_conf()")
+        yield info
     finally:
         server.stop(home)
 

@@ -1,4 +1,4 @@
-"""The embedded server: made once, started by one, found again after a crash, and closed to everyone without a password."""
+"""The embedded server: made once, started by one, found again after a crash, closed to all without a password."""
 
 from __future__ import annotations
 
@@ -60,7 +60,10 @@ def kill_postmaster(home: Path) -> None:
         time.sleep(0.02)
 
 
-ENSURE = "import sys, pathlib; from dwcp.warehouse.server import ensure_running; print(ensure_running(pathlib.Path(sys.argv[1])).port)"
+ENSURE = (
+    "import sys, pathlib; from dwcp.warehouse.server import ensure_running;"
+    "print(ensure_running(pathlib.Path(sys.argv[1])).port)"
+)
 
 
 def test_two_processes_at_once_start_one_server(home: Path) -> None:
