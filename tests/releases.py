@@ -89,11 +89,11 @@ def clear(warehouse: object) -> None:
     db.close()
 
 
-def bundle_of(settings: Settings, version: str) -> Bundle:
+def bundle_of(settings: Settings, version: str, card: str = "# card\n") -> Bundle:
     """The version's bundle, written."""
     signer = load_signer(settings)
     return write_bundle(
-        settings.bundle_dir, signer, version=version, model=tiny_onnx(version), card=f"# {version}\n", sample=SAMPLE
+        settings.bundle_dir, signer, version=version, model=tiny_onnx(version), card=card, sample=SAMPLE
     )
 
 

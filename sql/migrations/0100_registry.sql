@@ -32,7 +32,7 @@ CREATE TABLE releases (
     serial         BIGINT PRIMARY KEY CHECK (serial > 0),
     released_at    TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
     action         VARCHAR(20) NOT NULL CHECK (action IN ('publish', 'rollback')),
-    released_by    VARCHAR(100) NOT NULL CHECK (released_by <> ''),
+    released_by    VARCHAR(250) NOT NULL CHECK (released_by <> ''),
     reason         TEXT NOT NULL CHECK (reason <> ''),
     -- The measured window that asked for this release; NULL when a person did.
     evidence_start TIMESTAMPTZ,

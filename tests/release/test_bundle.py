@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from releases import NAMES, SAMPLE, bundle_of, tiny_onnx
 
 from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST
 from dwcp.export.runtime import OnnxModel
@@ -18,6 +17,7 @@ from dwcp.release.bundle import BundleError, bundle_path, verify_bundle, write_b
 from dwcp.release.signing import Signer, canonical_json, load_signer
 from dwcp.settings import Settings
 from dwcp.store import digest_of
+from releases import NAMES, SAMPLE, bundle_of, tiny_onnx
 
 FILES = ("card.md", "manifest.json", "manifest.sig", "model.onnx", "sample.json")
 
@@ -232,7 +232,7 @@ def test_a_full_disk_leaves_no_half_bundle(settings: Settings, signer: Signer, m
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(room.os, "fsync", full)
-    with pytest.raises(BundleError, match="No space left on device.*make room") as caught:
+    with pytest.raises(BundleError, match=r"No space left on device.*make room") as caught:
         write(settings)
     assert caught.value.file in FILES
     assert [entry.name for entry in settings.bundle_dir.iterdir()] == [".lock"]

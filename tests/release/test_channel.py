@@ -6,7 +6,6 @@ import psycopg2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from releases import clear, ready, settings_for
 
 from dwcp.contract import REGIONS
 from dwcp.release import channel as room
@@ -16,6 +15,7 @@ from dwcp.release.registry import RegionState, connect
 from dwcp.release.signing import PublicKey, Signer, load_public_key, load_signer, public_key_path, sign_document
 from dwcp.settings import Settings
 from dwcp.store import digest_of
+from releases import clear, ready, settings_for
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_a_strangers_document_is_refused(settings: Settings, tmp_path: Path):
 
 def test_a_manifest_is_no_channel_document(settings: Settings):
     signer = load_signer(settings)
-    with pytest.raises(ChannelError, match="kind 'dwcp.bundle'"):
+    with pytest.raises(ChannelError, match=r"kind 'dwcp.bundle'"):
         parse_channel(sign_document(signer, {"kind": "dwcp.bundle", "format": 1}), signer.public_key, "it")
 
 
@@ -144,7 +144,7 @@ GOOD = {
 def test_a_signed_document_that_makes_no_sense_is_refused(tmp_path: Path, changes: dict):
     signer = load_signer(Settings(home=tmp_path))
     assert parse_channel(sign_document(signer, GOOD), signer.public_key, "it").serial == 1
-    with pytest.raises(ChannelError, match="^it "):
+    with pytest.raises(ChannelError, match=r"^it "):
         parse_channel(sign_document(signer, GOOD | changes), signer.public_key, "it")
 
 
@@ -180,7 +180,7 @@ def test_a_full_disk_keeps_the_old_document(settings: Settings, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(room, "write_atomically", full)
-    with pytest.raises(ChannelError, match="No space left on device.*is recorded.*dwcp channel sync"):
+    with pytest.raises(ChannelError, match=r"No space left on device.*is recorded.*same command again"):
         publish(settings, "v2", who="test", reason="test")
     assert settings.channel_path.read_bytes() == before
     monkeypatch.undo()

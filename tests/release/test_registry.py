@@ -6,7 +6,6 @@ from pathlib import Path
 import psycopg2
 import pytest
 from pydantic import SecretStr
-from releases import MODEL, clear, ready, settings_for
 
 from dwcp.contract import REGIONS
 from dwcp.release.publish import publish, rollback
@@ -25,6 +24,7 @@ from dwcp.release.registry import (
 )
 from dwcp.settings import Settings
 from dwcp.window import Window
+from releases import MODEL, clear, ready, settings_for
 
 INPUTS = {
     "window": MODEL.window,
@@ -211,11 +211,11 @@ def test_without_postgres_the_error_says_what_to_do(name: str):
 
 
 def test_a_connection_cut_in_the_middle_is_said(settings: Settings, warehouse):
-    with (
-        pytest.raises(RegistryError, match="Postgres went away.*again"),
-        connect(settings) as db,
-        db.cursor() as cursor,
-    ):
-        # A role may end its own sessions: from here it is as if the server had gone.
-        execute(warehouse.registry_dsn, f"SELECT pg_terminate_backend({db.info.backend_pid})")
-        cursor.execute("SELECT 1")
+    def ask_after_the_cut() -> None:
+        with connect(settings) as db, db.cursor() as cursor:
+            # A role may end its own sessions: from here it is as if the server had gone.
+            execute(warehouse.registry_dsn, f"SELECT pg_terminate_backend({db.info.backend_pid})")
+            cursor.execute("SELECT 1")
+
+    with pytest.raises(RegistryError, match=r"Postgres went away.*again"):
+        ask_after_the_cut()

@@ -143,26 +143,26 @@ def sync_channel(settings: Settings) -> Channel | None:
                 _write_if_different(path, sign_document(signer, channel.to_document()))
     except OSError as error:
         raise ChannelError(
-            f"cannot write {path} ({error.strerror or error}); the release itself is recorded: "
-            "make room and run dwcp channel sync"
+            f"cannot write {path} ({error.strerror or error}); what was released is recorded: "
+            "make room and run the same command again"
         ) from error
     return channel
 
 
-def published_serial(path: Path, public_key: PublicKey) -> int:
-    """The serial of the document at ``path``; 0 if there is none that a node would take."""
+def published_channel(path: Path, public_key: PublicKey) -> Channel | None:
+    """The document at ``path``, or None if there is none that a node would take."""
     try:
-        return read_channel(path, public_key).serial
+        return read_channel(path, public_key)
     except ChannelError:
-        return 0
+        return None
 
 
 def _refuse_older(path: Path, channel: Channel | None, public_key: PublicKey) -> None:
-    seen, recorded = published_serial(path, public_key), channel.serial if channel else 0
-    if seen > recorded:
+    seen, recorded = published_channel(path, public_key), channel.serial if channel else 0
+    if seen is not None and seen.serial > recorded:
         raise ChannelError(
-            f"{path} has serial {seen}, Postgres only {recorded}: the database was restored from an older backup. "
-            "Nodes keep what they have; a publish or rollback decides anew with a higher serial"
+            f"{path} has serial {seen.serial}, Postgres only {recorded}: the database was restored from an older "
+            "backup. Nodes keep what they have; a publish or rollback decides anew with a higher serial"
         )
 
 

@@ -15,7 +15,7 @@ from psycopg2.extensions import connection
 
 from dwcp.contract import REGIONS
 from dwcp.release.bundle import BundleError, bundle_path, verify_bundle
-from dwcp.release.channel import published_serial, sync_channel
+from dwcp.release.channel import Channel, published_channel, sync_channel
 from dwcp.release.registry import RegionState, RegistryError, connect, find_version, region_states
 from dwcp.release.signing import PublicKey, load_signer
 from dwcp.settings import Settings
@@ -44,6 +44,14 @@ class Release:
     changed: Mapping[str, str | None]
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """The same for a person, a line a fact."""
+        head = (
+            f"serial {self.serial}" if self.changed else f"nothing to change; the channel stays at serial {self.serial}"
+        )
+        changed = [f"{region} is served by {version or RULES}" for region, version in self.changed.items()]
+        return "\n  ".join([head, *changed, *self.notes])
+
 
 def publish(
     settings: Settings, version: str, *, who: str, reason: str, regions: Sequence[str] | None = None
@@ -58,7 +66,7 @@ def publish(
     wanted = _known_regions(regions)
     signer = load_signer(settings)
     bundle = verify_bundle(bundle_path(settings.bundle_dir, version), signer.public_key)
-    seen = published_serial(settings.channel_path, signer.public_key)
+    seen = published_channel(settings.channel_path, signer.public_key)
     with connect(settings) as db:
         _lock(db)
         model = find_version(db, version)
@@ -106,19 +114,24 @@ def rollback(
     twice, or two operators at once, step back once. ``evidence`` is the measured window that asks for it: a region that
     was rolled back by evidence reaching as far is left alone, so one rollback never chases another.
 
+    ``last-good`` means away from what nodes are told: if an earlier attempt was recorded but died before it wrote the
+    document, running it again finishes that attempt and steps back no further.
+
     Needs Postgres and the older bundle only: the newest bundle may be corrupt or gone. Raises ``PublishError`` or
     ``RegistryError`` with one line, and then nothing was changed.
     """
     _require(who, reason)
     public_key = load_signer(settings).public_key
-    seen = published_serial(settings.channel_path, public_key)
+    seen = published_channel(settings.channel_path, public_key)
     with connect(settings) as db:
         _lock(db)
         states = region_states(db)
         notes: list[str] = []
         touched: list[str] = []
+        told = seen.regions if to == LAST_GOOD and seen and seen.serial < _newest_serial(db) else {}
         for name in _served_regions(region, states):
-            held = _left_alone(db, name, states[name], away_from, evidence)
+            leaving = away_from if away_from or name not in told else told[name].champion or RULES
+            held = _left_alone(db, name, states[name], leaving, evidence)
             if held is None:
                 touched.append(name)
             else:
@@ -130,7 +143,7 @@ def rollback(
                 _require_servable(settings, db, to, public_key)
             targets = dict.fromkeys(touched, RegionState(None if to == RULES else to))
         # A database restored from a backup may agree already while nodes are ahead of it: only a new serial tells them.
-        ahead = seen > _newest_serial(db)
+        ahead = seen is not None and seen.serial > _newest_serial(db)
         changes = {name: target for name, target in targets.items() if ahead or target != states[name]}
         notes += [
             f"{name}: {targets[name].champion or RULES} serves already" for name in touched if name not in changes
@@ -214,7 +227,7 @@ def _left_alone(
     db: connection, region: str, state: RegionState, away_from: str | None, evidence: Window | None
 ) -> str | None:
     """Why the region is not to be rolled back, or None."""
-    if away_from is not None and state.champion != away_from:
+    if away_from is not None and (state.champion or RULES) != away_from:
         return f"{state.champion or RULES} serves, no longer {away_from}"
     if evidence is not None:
         with db.cursor() as cursor:
@@ -277,18 +290,18 @@ def _record(
     reason: str,
     before: Mapping[str, RegionState],
     changes: Mapping[str, RegionState],
-    seen_serial: int,
+    seen: Channel | None,
     evidence: Window | None = None,
 ) -> int:
     """Write the release under the next serial and return it; without changes, the newest serial there is.
 
-    ``seen_serial`` is the published document's: should Postgres have been restored from an older backup, its numbers
+    ``seen`` is the published document: should Postgres have been restored from an older backup, its numbers
     must not be given out a second time, since nodes refuse to go back.
     """
     newest = _newest_serial(db)
     if not changes:
         return newest
-    serial = max(newest, seen_serial) + 1
+    serial = max(newest, seen.serial if seen else 0) + 1
     with db.cursor() as cursor:
         cursor.execute(
             """

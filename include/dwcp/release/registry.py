@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -67,7 +67,10 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredVersion:
-    """A row of the registry. ``state``: registered, champion, challenger, retired or withdrawn (taken back)."""
+    """A row of the view ``model_registry``, its columns by their names.
+
+    ``state``: registered, champion, challenger, retired or withdrawn (taken back).
+    """
 
     version: str
     state: str
@@ -274,13 +277,14 @@ def read_log(settings: Settings, limit: int = 50) -> list[LogEntry]:
 
 
 def _select(db: connection, tail: str, arguments: tuple[object, ...]) -> list[RegisteredVersion]:
-    query = (
-        "SELECT version, state, verdict, reasons, metrics, artifacts, training_profile, accuracy, throughput_mbps, "
-        "parent_champion, bundle_digest, run_id, registered_at, window_start, window_end FROM model_registry "
-    )
+    names = [field.name for field in fields(RegisteredVersion) if field.name != "window"]
+    query = f"SELECT {', '.join(names)}, window_start, window_end FROM model_registry {tail}"  # noqa: S608
     with db.cursor() as cursor:
-        cursor.execute(query + tail, arguments)
-        return [RegisteredVersion(*row[:-2], _window(*row[-2:])) for row in cursor.fetchall()]
+        cursor.execute(query, arguments)
+        return [
+            RegisteredVersion(**dict(zip(names, row, strict=True)), window=_window(start, end))
+            for *row, start, end in cursor.fetchall()
+        ]
 
 
 def _one(row: tuple[Any, ...] | None) -> tuple[Any, ...]:

@@ -67,7 +67,7 @@ def psi_of(profile: Mapping[str, object], features: NDArray[np.float32], names: 
 
 def _edges(name: str, values: NDArray[np.float64]) -> NDArray[np.float64]:
     if name in _CODES:
-        return np.arange(_CODES[name] + 1) + 0.5
+        return np.arange(_CODES[name] + 1, dtype=np.float64) + 0.5
     inner = np.quantile(values, np.linspace(0, 1, BINS + 1)[:-1])
     # The last edge lies just above the maximum, so that values above all of training have a bin of their own.
     edges: NDArray[np.float64] = np.unique(np.append(inner, math.nextafter(values.max(), math.inf)))

@@ -75,10 +75,11 @@ def get_observation(settings: Settings, observation_id: int) -> Observation:
 
 def _read_log(settings: Settings, window: Window) -> pa.Table:
     from dwcp.warehouse.reads import read_log
+    from dwcp.watch.measure import COLUMNS
 
-    if settings.reader_dsn is None:
-        raise RegistryError("no Postgres connection for the reader role: set DWCP_READER_DSN")
-    return read_log(settings.reader_dsn.get_secret_value(), window)
+    if settings.registry_dsn is None:
+        raise RegistryError("no Postgres connection for the registry role: set DWCP_REGISTRY_DSN")
+    return read_log(settings.registry_dsn.get_secret_value(), window, COLUMNS, validated=False)
 
 
 def _groups(db: connection, window: Window) -> list[tuple[str, list[str], datetime]]:
