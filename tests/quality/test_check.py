@@ -51,7 +51,7 @@ def make_big(rows: int) -> pa.Table:
     size = table["data_size_bytes"].to_numpy()
     wan = table["link_type"].to_numpy() == "wan"
     wire = table["actual_transfer_time_ms"].to_numpy()
-    table = table.filter(pa.array((size > 1e6) & wan & (wire > 50)))
+    table = table.filter(pa.array((size > 1e6) & wan & (wire > 200)))
     assert table.num_rows >= rows
     return table.slice(0, rows)
 

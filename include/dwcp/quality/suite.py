@@ -114,7 +114,8 @@ class _View:
             condition=condition,
             limit=sql.Literal(EXAMPLES),
         )
-        return tuple(Example(transfer, "NULL" if value is None else value) for transfer, value in found)
+        shown = {None: "NULL", "": "(empty text)"}
+        return tuple(Example(transfer, shown.get(value, value)) for transfer, value in found)
 
 
 def _run(dsn: str, view: str, suite: gx.ExpectationSuite) -> list[ExpectationValidationResult]:
