@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -308,6 +309,19 @@ def test_headers_repeated_between_chunks_are_no_rows(proxy: Proxy, monkeypatch: 
     got = read(settings_for(proxy))
     assert got.num_rows == 2_000
     assert got["node_id"].null_count == 0
+
+
+@pytest.mark.parametrize("block_bytes", [1_500, 1_501, 2_048, 5_000])
+def test_line_breaks_and_quotes_within_text_end_no_row(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    fake = FakeInflux(200, block_rows=9)
+    fake.line, changed = re.subn(rb",object-\d+,", b',"a\n""b"",\n\n""",', fake.line)
+    assert changed == 1
+    proxy.answer = fake
+    monkeypatch.setattr(influx, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(influx, "PEEK_BYTES", 1_000)
+    assert read(settings_for(proxy))["object_id"].to_pylist() == ['a\n"b",\n\n"'] * 200
 
 
 def test_an_error_in_place_of_rows_is_an_error(proxy: Proxy) -> None:
