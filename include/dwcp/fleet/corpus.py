@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
@@ -27,7 +26,7 @@ _MOST_BYTES = 4 << 20
 def roots() -> list[Path]:
     """Where files are looked for: the standard library, the installed packages, the system's shared data."""
     paths = sysconfig.get_paths()
-    candidates = [paths["stdlib"], paths["purelib"], f"{sys.base_prefix}/lib", "/usr/share"]
+    candidates = [paths["stdlib"], paths["purelib"], "/usr/share"]
     return [Path(p) for p in dict.fromkeys(candidates) if Path(p).is_dir()]
 
 

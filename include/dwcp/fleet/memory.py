@@ -15,7 +15,10 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
+_PAGE = 4_096
+_MOST_BYTES = 64 << 20
 KINDS = ("records", "arrays", "text", "cache", "sparse", "allocator")
 
 
@@ -148,41 +151,67 @@ def resident() -> dict[tuple[str, int], tuple[int, int, int]]:
     return found
 
 
-def grown(before: dict[tuple[str, int], tuple[int, int, int]], size: int) -> list[tuple[int, int]]:
-    """Start and length of ``size`` bytes of memory, those regions first that grew most since ``before``."""
-    now = resident()
-    growth = {key: kib - before.get(key, (0, 0, 0))[2] for key, (_, _, kib) in now.items()}
+Region = tuple[int, int]
+"""Start and length."""
+
+
+def grown(before: dict[tuple[str, int], tuple[int, int, int]]) -> list[Region]:
+    """Regions with more resident memory than ``before``, in order of address, cut to their last or first 64 MB."""
     chosen = []
-    for key in sorted(growth, key=lambda key: -growth[key]):
-        low, high, _ = now[key]
-        length = min(high - low, size)
-        chosen.append((high - length if key[0] else low, length))
-        size -= length
-        if size == 0:
-            break
+    for key, (low, high, kib) in resident().items():
+        if kib > before.get(key, (0, 0, 0))[2]:
+            length = min(high - low, _MOST_BYTES)
+            chosen.append((high - length if key[0] else low, length))
+    return sorted(chosen)
+
+
+def window(regions: list[Region], start: int, size: int) -> list[Region]:
+    """``size`` bytes of ``regions``, laid end to end, from ``start`` on; fewer where they end."""
+    chosen = []
+    for low, length in regions:
+        begin, end = max(0, start), min(length, start + size)
+        if begin < end:
+            chosen.append((low + begin, end - begin))
+        start -= length
     return chosen
+
+
+def look(memory: BinaryIO, regions: list[Region]) -> bytes:
+    """The bytes of ``regions`` now; what was given back to the system since reads as zeros."""
+    parts = []
+    for low, length in regions:
+        try:
+            memory.seek(low)
+            data = memory.read(length) or b""
+        except OSError:
+            data = b""
+        parts.append(data.ljust(length, b"\0"))
+    return b"".join(parts)
 
 
 def main(kind: str, seed: int, size: int, dirty: float, material: Path) -> None:
     """Work and answer until standard input ends."""
-    import numpy  # noqa: F401 - loaded before the first look, so that it is no part of the work's memory
+    import numpy as np  # loaded before the first look, so that it is no part of the work's memory
 
+    rng = random.Random(seed)  # noqa: S311
     text, before = material.read_bytes(), resident()
-    step = work(kind, random.Random(seed), size, dirty, text)  # noqa: S311
-    chosen = grown(before, size)
+    step = work(kind, rng, size, dirty, text)
     with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
+        # Somewhere among what the work changes: not in what a heap once held, nor in what looking itself changes.
+        regions = grown(before)
+        for _ in range(3):  # what only the first steps touch is no working set
+            step()
+        looks = [look(memory, regions), look(memory, regions)]
+        step()
+        looks.append(look(memory, regions))
+        first, second, third = (np.frombuffer(data, np.uint8).reshape(-1, _PAGE) for data in looks)
+        changed = np.count_nonzero(second != third, axis=1) * (first == second).all(axis=1)
+        target = rng.choices(range(len(changed)), changed.tolist())[0] * _PAGE if changed.any() else 0
+        start = max(0, min(target - rng.randrange(size) // _PAGE * _PAGE, sum(n for _, n in regions) - size))
+        chosen = window(regions, start, size)
         for _ in sys.stdin.buffer:
             step()
-            sent = 0
-            for low, length in chosen:
-                try:
-                    memory.seek(low)
-                    data = memory.read(length) or b""
-                except OSError:  # given back to the system since: its pages read as zeros
-                    data = b""
-                sys.stdout.buffer.write(data.ljust(length, b"\0"))
-                sent += length
-            sys.stdout.buffer.write(bytes(size - sent))
+            sys.stdout.buffer.write(look(memory, chosen).ljust(size, b"\0"))
             sys.stdout.buffer.flush()
 
 

@@ -230,12 +230,13 @@ def _disk(spec: Spec) -> Iterator[bytes]:
         root, image = Path(folder, "root"), Path(folder, "disk.img")
         root.mkdir()
         block = 1_024 if spec.size < 4 << 20 else 4_096
-        size = max(spec.size, 96 * 1_024) // block * block
+        size = max(spec.size, 128 * 1_024) // block * block
         budget = size * rng.uniform(0.25, 0.75)
         tree = _tree(spec, rng, 0.5)
         names: list[tuple[str, int]] = []
         used = 0
-        while used < budget and len(names) < 400:
+        inodes = min(512, max(16, size // block // 4))
+        while used < budget and len(names) < inodes - 16:
             name, data = next(tree)
             if used + len(data) > budget:
                 break
@@ -245,14 +246,15 @@ def _disk(spec: Spec) -> Iterator[bytes]:
         with image.open("wb") as file:
             file.truncate(size)
         # No journal and no reserve: small images would hold little else.
-        options = ["-q", "-F", "-b", str(block), "-m", "0", "-O", "^has_journal", "-N", "512", "-d", str(root)]
+        options = ["-q", "-F", "-b", str(block), "-m", "0", "-O", "^has_journal", "-N", str(inodes), "-d", str(root)]
         _tool(["mkfs.ext4", *options, str(image)])
         yield image.read_bytes()
         fresh = Path(folder, "fresh")
         for version in range(spec.versions - 1):
-            commands, changed = [], 0
+            commands: list[str] = []
+            changed = 0
             fresh.mkdir(exist_ok=True)
-            while changed < size * spec.dirty:
+            while changed < size * spec.dirty and len(commands) < 2 * inodes:
                 if names:
                     name, freed = names.pop(rng.randrange(len(names)))
                     commands.append(f"rm /{name}")
@@ -507,8 +509,10 @@ def _message(spec: Spec) -> Iterator[bytes]:
             "updated_at": 1_700_000_000 + rng.randrange(10**6),
         }
 
-    while len(json.dumps(entries)) < spec.size:
+    filled = 0
+    while filled < spec.size:
         entries.append(entry())
+        filled += len(json.dumps(entries[-1], separators=(",", ":"))) + 1
     for _ in range(spec.versions):
         yield json.dumps({"serial": rng.randrange(10**6), "items": entries}, separators=(",", ":")).encode()
         for _ in range(max(1, int(len(entries) * spec.dirty))):

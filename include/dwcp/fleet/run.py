@@ -73,7 +73,7 @@ def run_fleet(
     if to == "archive":
         rows, place = write_to_archive(settings.archive_dir, tables), str(settings.archive_dir)
     else:
-        rows, place = write_to_influx(settings, tables), f"{settings.influx_url} bucket dwcp_metrics"
+        rows, place = write_to_influx(settings, tables), f"{settings.influx_url} bucket {settings.influx_bucket}"
     begin_ns, end_ns = window_of(start, first_week, weeks)
     span = [datetime.fromtimestamp(ns / 1e9, UTC) for ns in (begin_ns, end_ns)]
     return FleetRun(rows, span[0], span[1], place)
