@@ -347,6 +347,15 @@ def test_csv_that_makes_no_sense_is_an_error(proxy: Proxy, spoil: str) -> None:
         read(settings_for(proxy))
 
 
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8086", "http://", "http://[::1", "postgresql://x:secret@y/z"])
+def test_what_is_no_url_is_refused_without_showing_it(url: str) -> None:
+    settings = Settings(influx_url=url)
+    for act in (lambda: InfluxSource(settings), lambda: write_points(settings, make_transfers(1))):
+        with pytest.raises(SourceError, match="DWCP_INFLUX_URL is no URL") as caught:
+            act()
+        assert "secret" not in str(caught.value)
+
+
 def test_a_silent_server_times_out(proxy: Proxy) -> None:
     waiting = threading.Event()
     proxy.answer = lambda h, query: waiting.wait(30)

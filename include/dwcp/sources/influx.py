@@ -395,14 +395,22 @@ def _unreachable(place: str, error: urllib3.exceptions.HTTPError) -> SourceError
 
 
 def _place(settings: Settings) -> str:
-    """How messages name the bucket; without what secrets the URL may hold."""
-    url = parse_url(settings.influx_url)._replace(auth=None, query=None).url
-    return f"InfluxDB bucket {settings.influx_bucket} at {url}"
+    """How messages name the bucket; without what secrets the URL may hold. Raises ``SourceError`` if it is no URL."""
+    try:
+        url = parse_url(settings.influx_url)
+    except urllib3.exceptions.LocationParseError:
+        url = parse_url("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise SourceError("DWCP_INFLUX_URL is no URL: write it like http://127.0.0.1:8086")
+    return f"InfluxDB bucket {settings.influx_bucket} at {url._replace(auth=None, query=None).url}"
 
 
 def _message(response: urllib3.BaseHTTPResponse) -> str:
     """What an answer that is not 200 says, as InfluxDB's JSON or as text."""
-    body = response.data
+    try:
+        body = response.data
+    except urllib3.exceptions.HTTPError as error:
+        return str(error)
     try:
         answer = json.loads(body)
         return str(answer.get("message") or answer.get("error") or answer)
