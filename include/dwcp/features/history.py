@@ -54,10 +54,6 @@ class Keys:
     data_type: NDArray[np.int64]
     peer: NDArray[np.int64]
 
-    def take(self, rows: NDArray[np.int64] | slice) -> Keys:
-        """The keys of some rows."""
-        return Keys(self.object[rows], self.data_type[rows], self.peer[rows])
-
 
 @dataclass(frozen=True, slots=True)
 class Observations:
@@ -71,17 +67,9 @@ class Observations:
     bandwidth_mbps: NDArray[np.float64]
     jitter_ms: NDArray[np.float64]
 
-    def take(self, rows: NDArray[np.int64] | slice) -> Observations:
-        """Those of some rows."""
-        return Observations(self.ratios[rows], self.bandwidth_mbps[rows], self.jitter_ms[rows])
-
 
 class History:
-    """The memory of any number of nodes; it grows as transfers pass.
-
-    ``advance`` walks through transfers in time. A caller whose choices depend on the features, such as the fleet,
-    alternates ``recall`` and ``observe`` on groups of transfers in which no node occurs twice: same values, same bits.
-    """
+    """The memory of any number of nodes; it grows as transfers pass. A deep copy remembers the same."""
 
     def __init__(self) -> None:
         self._objects, self._data_types, self._peers = _Averages(_RATIOS), _Averages(_RATIOS), _Averages(2)
@@ -96,21 +84,6 @@ class History:
             self._data_types.keys(node_codes, nodes, data_type),
             self._peers.keys(node_codes, nodes, peer_id),
         )
-
-    def recall(self, keys: Keys, bandwidth_mbps: NDArray[np.float64]) -> NDArray[np.float32]:
-        """``HISTORY_FEATURES`` as of now, shape (rows, 5), finite and within the contract's ranges."""
-        return _features(
-            self._objects.values[keys.object],
-            self._data_types.values[keys.data_type],
-            self._peers.values[keys.peer],
-            bandwidth_mbps,
-        )
-
-    def observe(self, keys: Keys, observed: Observations) -> None:
-        """Remember transfers of which no two belong to one node."""
-        self._objects.step(keys.object, observed.ratios)
-        self._data_types.step(keys.data_type, observed.ratios)
-        self._peers.step(keys.peer, np.column_stack([observed.bandwidth_mbps, observed.jitter_ms]))
 
     def advance(self, keys: Keys, timestamp_ns: NDArray[np.int64], observed: Observations) -> NDArray[np.float32]:
         """``HISTORY_FEATURES`` of each transfer before it began, shape (rows, 5); then all are remembered.
@@ -149,10 +122,6 @@ class _Averages:
         if missing:
             self.values = np.vstack([self.values, np.full((missing, self.width), np.nan)])
         return numbers[inverse]
-
-    def step(self, keys: NDArray[np.int64], observed: NDArray[np.float64]) -> None:
-        """One observation for each of some distinct keys."""
-        self.values[keys] = _moved(self.values[keys], observed)
 
     def walk(
         self, keys: NDArray[np.int64], timestamp_ns: NDArray[np.int64], observed: NDArray[np.float64]
