@@ -99,6 +99,10 @@ def test_bad_directories_are_refused(tmp_path: Path) -> None:
     (tmp_path / "logs" / "a" / "0").write_bytes(b"")
     with pytest.raises(PayloadError, match="empty versions"):
         directory_objects(tmp_path)
+    for version in (0, 2):
+        (tmp_path / "logs" / "a" / f"{version}").write_bytes(b"x")
+    with pytest.raises(PayloadError, match="lacks versions 1"):
+        directory_objects(tmp_path)
     (tmp_path / "holiday" / "a").mkdir(parents=True)
     with pytest.raises(PayloadError, match="no data type"):
         directory_objects(tmp_path)

@@ -18,10 +18,15 @@ app = typer.Typer(help="The emulated fleet: real codecs on real bytes, emulated 
 MixFile = Annotated[Path, typer.Option("--mix", help="the frozen mix of objects, nodes and links")]
 
 
+def _show_progress() -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("dwcp").setLevel(logging.INFO)
+
+
 @app.command("measure")
 def measure_command(
     out: Annotated[Path, typer.Argument(help="directory of the library")] = RECORDED,
-    objects: Annotated[int, typer.Option(min=1, help="how many objects to make")] = 250,
+    objects: Annotated[int, typer.Option(min=1, help="how many objects to make")] = 220,
     runs: Annotated[int, typer.Option(min=1, help="runs of each engine; the minimum counts")] = 5,
     payloads: Annotated[
         Path | None,
@@ -36,7 +41,7 @@ def measure_command(
     from dwcp.fleet.mix import MixError, load_mix
     from dwcp.fleet.payloads import PayloadError, directory_objects, made_objects
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    _show_progress()
     try:
         mix = load_mix(mix_file)
         if payloads is not None:
@@ -45,12 +50,14 @@ def measure_command(
             items = made_objects(mix, objects, mix.library["versions"], mix.library["seed"])
         command = f"dwcp fleet measure --objects {objects} --runs {runs}" + (" --payloads ..." if payloads else "")
         manifest = measure(out, items, runs=runs, command=command, allow_busy=allow_busy, mix_digest=mix.digest)
-    except (MixError, PayloadError, BusyMachineError, EngineError) as error:
+    except (MixError, PayloadError, BusyMachineError, EngineError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     seen, ceiling = manifest["quiet"], manifest["repeatability"]
     typer.echo(
         f"{manifest['objects']} objects, {manifest['payloads']} payloads, {manifest['payload_bytes'] / 1e9:.2f} GB"
     )
+    for engine, ratio in manifest["ratios"].items():
+        typer.echo(f"{engine} compresses {ratio['p10']:.2f} x to {ratio['p90']:.2f} x, median {ratio['median']:.2f} x")
     typer.echo(f"quiet: {'NO' if seen['noisy'] else 'yes'} {seen}")
     typer.echo(f"second set:   {ceiling['second_set']}")
     typer.echo(f"end's sample: {ceiling['end_sample']}")
@@ -80,7 +87,7 @@ def run_command(
     from dwcp.settings import Settings
     from dwcp.sources import SourceError
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    _show_progress()
     began = time.monotonic()
     try:
         done = run_fleet(

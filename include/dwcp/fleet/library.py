@@ -123,6 +123,17 @@ def label_repeatability(one: Profiles, one_set: str, other: Profiles, other_set:
     }
 
 
+def ratio_summary(profiles: Profiles) -> dict[str, dict[str, float]]:
+    """Compression ratios of each engine over payloads that have a previous version: 10 %, 50 % and 90 % quantiles."""
+    later = profiles.column("version") > 0
+    size = profiles.column("size_bytes")[later]
+    summary = {}
+    for engine in ("hde", "amst", "zstd"):
+        p10, median, p90 = np.quantile(size / profiles.column(f"{engine}_bytes")[later], (0.1, 0.5, 0.9))
+        summary[engine] = {"p10": round(float(p10), 3), "median": round(float(median), 3), "p90": round(float(p90), 3)}
+    return summary
+
+
 def load_library(directory: Path = RECORDED) -> tuple[Profiles, dict[str, Any]]:
     """Profiles and manifest of a library. Raises ``LibraryError`` if it is missing, changed or of other codecs."""
     from dwcp.fleet.measure import codec_versions

@@ -29,7 +29,7 @@ import zstandard
 from dwcp.features.probe import PROBE_BLOCKS, probe
 from dwcp.fleet import engines
 from dwcp.fleet.engines import STREAM_COUNTS, Base
-from dwcp.fleet.library import LIBRARY_SCHEMA, MANIFEST_NAME, PROFILE_NAME, Profiles, label_repeatability
+from dwcp.fleet.library import LIBRARY_SCHEMA, MANIFEST_NAME, PROFILE_NAME, Profiles, label_repeatability, ratio_summary
 from dwcp.fleet.payloads import PayloadObject
 from dwcp.store import write_atomically
 
@@ -109,6 +109,7 @@ def measure(
         "cpu": _cpu_name(),
         "resumed_objects": kept,
         "quiet": watch.report(),
+        "ratios": ratio_summary(profiles),
         "repeatability": {"second_set": label_repeatability(profiles, "a", profiles, "b"), "end_sample": again},
     }
     write_atomically(out / MANIFEST_NAME, (json.dumps(manifest, indent=2) + "\n").encode())

@@ -78,11 +78,14 @@ def made_objects(mix: Mix, count: int, versions: int, seed: int) -> list[Payload
                 break
         entry = mix.types[name]
         kinds = list(MAKERS[name])
+        kind = kinds[rng.randrange(len(kinds))]
+        size = int(math.exp(rng.uniform(math.log(entry["min_bytes"]), math.log(entry["max_bytes"]))))
+        large = size >= mix.library["large_bytes"]
         spec = Spec(
-            kind=kinds[rng.randrange(len(kinds))],
-            size=int(math.exp(rng.uniform(math.log(entry["min_bytes"]), math.log(entry["max_bytes"])))),
+            kind=kind,
+            size=size,
             dirty=math.exp(rng.uniform(math.log(entry["min_dirty"]), math.log(entry["max_dirty"]))),
-            versions=versions,
+            versions=min(versions, mix.library["large_versions"]) if large else versions,
             seed=rng.randrange(2**31),
         )
         maker = MAKERS[name][spec.kind]
@@ -107,6 +110,10 @@ def directory_objects(root: Path) -> list[PayloadObject]:
             paths = sorted((p for p in object_path.iterdir() if p.is_file()), key=_natural)
             if not paths:
                 raise PayloadError(f"{object_path} has no versions: put at least one file in it")
+            numbers = [int(p.stem) for p in paths if p.stem.isdigit()]
+            gaps = sorted(set(range(min(numbers), max(numbers))) - set(numbers)) if len(numbers) == len(paths) else []
+            if gaps:
+                raise PayloadError(f"{object_path} lacks versions {', '.join(map(str, gaps))}: add them, or renumber")
             empty = [p.name for p in paths if p.stat().st_size == 0]
             if empty:
                 raise PayloadError(f"{object_path} has empty versions ({', '.join(empty)}): remove them")
