@@ -19,7 +19,7 @@ from psycopg2.extras import execute_values
 
 from dwcp.contract import REGIONS
 from dwcp.warehouse.replace import LEDGER_IN_SCOPE, ROWS_IN_SCOPE, Scope, lock, replace_rows
-from dwcp.warehouse.staging import REGION_MAX, create_bad_staging, create_staging, stage, stage_bad
+from dwcp.warehouse.staging import REGION_MAX, Copier, create_bad_staging, create_staging, stage, stage_bad
 from dwcp.warehouse.transaction import LoadError, change
 
 NO_REGION = "(none)"
@@ -71,11 +71,13 @@ def load_day(
         read: Counter[str] = Counter()
         create_staging(cursor)
         create_bad_staging(cursor)
-        for good, bad in checked:
-            read.update(_rows_by_region(good, scope))
-            read.update(_rows_by_region(bad, scope))
-            stage(cursor, good, scope, run_id)
-            stage_bad(cursor, bad)
+        with Copier(cursor) as copier:
+            for good, bad in checked:
+                read.update(_rows_by_region(good, scope))
+                read.update(_rows_by_region(bad, scope))
+                stage(copier, good, scope, run_id)
+                stage_bad(copier, bad)
+            copier.finish()
         lock(cursor)
         replace_rows(cursor, scope)
         _replace_quarantine(cursor, scope, run_id, source)

@@ -13,7 +13,7 @@ from psycopg2 import extensions, sql
 from dwcp.contract import LOGGED
 from dwcp.warehouse.reads import WAREHOUSE_SCHEMA, stream_query
 from dwcp.warehouse.replace import LEDGER_IN_SCOPE, ROWS_IN_SCOPE, Scope, lock, replace_rows
-from dwcp.warehouse.staging import create_staging, stage
+from dwcp.warehouse.staging import Copier, create_staging, stage
 from dwcp.warehouse.transaction import LoadError, change
 
 ORACLE_COLUMNS = (
@@ -26,6 +26,7 @@ ORACLE_COLUMNS = (
     "oracle_margin_ms",
 )
 """What a label function gives back: one row for each of its input, in the types of ``WAREHOUSE_SCHEMA``."""
+LOADED = "compression_training_data"
 _STORED = (*(column.name for column in LOGGED), "optimal_compression")
 
 
@@ -60,16 +61,19 @@ def relabel_day(
         # The rows are read by a second connection; under the lock nobody changes them.
         lock(cursor)
         create_staging(cursor)
-        for table in ("compression_training_data", "duplicate_transfers"):
-            for stored in _stored(cursor, dsn, table, scope):
+        # Built beforehand: while the copier works the cursor is its own.
+        queries = [(table, _query(cursor, table, scope)) for table in (LOADED, "duplicate_transfers")]
+        with Copier(cursor) as copier:
+            for table, stored in ((table, batch) for table, query in queries for batch in _stored(dsn, query)):
                 labels = label(stored.select([column.name for column in LOGGED]))
                 if labels.num_rows != stored.num_rows:
                     raise LoadError(f"relabelling {scope}: {stored.num_rows} rows got {labels.num_rows} labels")
-                if table == "compression_training_data":
+                if table == LOADED:
                     rows += stored.num_rows
                     flips += _flips(stored["optimal_compression"], labels["optimal_compression"])
                 if not dry_run:
-                    stage(cursor, _with_labels(stored, labels), scope, run_id)
+                    stage(copier, _with_labels(stored, labels), scope, run_id)
+            copier.finish()
         if not dry_run:
             replace_rows(cursor, scope)
             cursor.execute(
@@ -83,12 +87,15 @@ def relabel_day(
     return Relabelled(rows, flips)
 
 
-def _stored(cursor: extensions.cursor, dsn: str, table: str, scope: Scope) -> Iterator[pa.RecordBatch]:
+def _query(cursor: extensions.cursor, table: str, scope: Scope) -> sql.Composable:
     query = sql.SQL("SELECT {} FROM {} WHERE {}").format(
         sql.SQL(", ").join(map(sql.Identifier, _STORED)), sql.Identifier(table), ROWS_IN_SCOPE
     )
-    bound = sql.SQL(cursor.mogrify(query, scope.parameters()).decode())
-    return stream_query(dsn, bound, pa.schema([WAREHOUSE_SCHEMA.field(name) for name in _STORED]))
+    return sql.SQL(cursor.mogrify(query, scope.parameters()).decode())
+
+
+def _stored(dsn: str, query: sql.Composable) -> Iterator[pa.RecordBatch]:
+    return stream_query(dsn, query, pa.schema([WAREHOUSE_SCHEMA.field(name) for name in _STORED]))
 
 
 def _with_labels(stored: pa.RecordBatch, labels: pa.RecordBatch) -> pa.RecordBatch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +22,42 @@ _POSTGRES_TYPES = {Kind.FLOAT: "FLOAT", Kind.INTEGER: "BIGINT", Kind.STRING: "TE
 _NUL, _REPLACEMENT = "\0", "\ufffd"
 
 
+class Copier:
+    """COPY in a thread of its own, so that the server parses one block while the next is read, checked and labelled.
+
+    One block waits at most, which bounds the memory. Inside ``with`` nobody else may use the cursor before ``finish``.
+    """
+
+    def __init__(self, cursor: extensions.cursor) -> None:
+        self._cursor = cursor
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="warehouse-copy")
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Copier:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+
+    def copy(self, table: str, rows: pa.Table) -> None:
+        """Append ``rows`` to ``table``. An error of an earlier block is raised here or by ``finish``."""
+        statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
+            sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, rows.schema.names))
+        )
+        for start in range(0, rows.num_rows, COPY_ROWS):
+            buffer = io.BytesIO()
+            csv.write_csv(rows.slice(start, COPY_ROWS), buffer, csv.WriteOptions(include_header=False))
+            buffer.seek(0)
+            self.finish()
+            self._pending = self._thread.submit(self._cursor.copy_expert, statement, buffer)
+
+    def finish(self) -> None:
+        """Wait until everything is copied."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+
 def create_staging(cursor: extensions.cursor) -> None:
     """An empty ``staged`` with the contract's columns, for this transaction."""
     cursor.execute("CREATE TEMP TABLE staged (LIKE duplicate_transfers) ON COMMIT DROP")
@@ -34,7 +71,7 @@ def create_bad_staging(cursor: extensions.cursor) -> None:
     cursor.execute(sql.SQL("CREATE TEMP TABLE staged_bad ({}, reason TEXT) ON COMMIT DROP").format(columns))
 
 
-def stage(cursor: extensions.cursor, good: pa.RecordBatch, scope: Scope, run_id: str) -> None:
+def stage(copier: Copier, good: pa.RecordBatch, scope: Scope, run_id: str) -> None:
     """COPY labelled rows into ``staged``. Raises ``LoadError`` if one lies outside ``scope`` or a column is missing."""
     if good.num_rows == 0:
         return
@@ -50,10 +87,10 @@ def stage(cursor: extensions.cursor, good: pa.RecordBatch, scope: Scope, run_id:
     missing = set(names) - set(ours) - set(good.schema.names)
     if missing:
         raise LoadError(f"rows to load lack {', '.join(sorted(missing))}: label them before loading")
-    _copy(cursor, "staged", pa.table({name: ours[name] if name in ours else good[name] for name in names}))
+    copier.copy("staged", pa.table({name: ours[name] if name in ours else good[name] for name in names}))
 
 
-def stage_bad(cursor: extensions.cursor, bad: pa.RecordBatch) -> None:
+def stage_bad(copier: Copier, bad: pa.RecordBatch) -> None:
     """COPY rows that broke the contract into ``staged_bad``. Postgres' text cannot hold NUL: it becomes U+FFFD."""
     columns = {}
     for name in (*(column.name for column in LOGGED), "reason"):
@@ -61,15 +98,4 @@ def stage_bad(cursor: extensions.cursor, bad: pa.RecordBatch) -> None:
         if pa.types.is_string(values.type):
             values = pc.replace_substring(values, _NUL, _REPLACEMENT)
         columns[name] = values
-    _copy(cursor, "staged_bad", pa.table(columns))
-
-
-def _copy(cursor: extensions.cursor, table: str, rows: pa.Table) -> None:
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
-        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, rows.schema.names))
-    )
-    for start in range(0, rows.num_rows, COPY_ROWS):
-        buffer = io.BytesIO()
-        csv.write_csv(rows.slice(start, COPY_ROWS), buffer, csv.WriteOptions(include_header=False))
-        buffer.seek(0)
-        cursor.copy_expert(statement, buffer)
+    copier.copy("staged_bad", pa.table(columns))
