@@ -61,7 +61,7 @@ def link_type_of(network_mode: str, rtt_ms: float) -> str:
     """
     modes = {"datacenter": "dc", "wan": "wan"}
     if network_mode == "hybrid":
-        return LINK_TYPES[sum(rtt_ms >= edge for edge in RTT_BINS_MS)]
+        return LINK_TYPES[(rtt_ms >= RTT_BINS_MS[0]) + (rtt_ms > RTT_BINS_MS[1])]
     if network_mode not in modes:
         raise ValueError(f"unknown network mode {network_mode!r}: expected datacenter, wan or hybrid")
     return modes[network_mode]

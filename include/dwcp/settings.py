@@ -35,43 +35,45 @@ class Settings(BaseSettings):
     influx_retries: int = Field(5, ge=0, description="retries with back-off on 429, 5xx and broken connections")
     source: Literal["archive", "influxdb"] = Field("archive", description="where a run reads transfers")
     signing_key: Path | None = Field(None, description="Ed25519 private key (PEM); never in a bundle")
-    max_clock_ahead: timedelta = Field(timedelta(minutes=10), description="a later timestamp goes to quarantine")
+    max_clock_ahead: timedelta = Field(
+        timedelta(minutes=10), ge=timedelta(0), description="a later timestamp goes to quarantine"
+    )
 
     # -- oracle and training (seed §3, §4, §5.2) --
     oracle: Literal["seed_3_1", "seed_3_2"] = "seed_3_1"
     training_weeks: int = Field(8, ge=1)
     seed: int = 20_261_101
-    train_share: float = 0.70
-    validation_share: float = 0.15
+    train_share: float = Field(0.70, gt=0, lt=1)
+    validation_share: float = Field(0.15, gt=0, lt=1)
     xgboost_weight: float = Field(0.7, ge=0, le=1, description="seed §4.1.3; the network gets the rest")
     training_threads: int = Field(2, ge=1, description="pinned, so that a model can be rebuilt bit for bit")
 
     # -- gate (seed §8.1, §8.2) --
-    gate_accuracy: float = 0.98
-    gate_accuracy_half_width: float = Field(0.005, description="a wider interval is INCONCLUSIVE")
-    gate_precision: float = 0.95
-    gate_recall: float = 0.95
-    gate_f1: float = 0.96
+    gate_accuracy: float = Field(0.98, ge=0, le=1)
+    gate_accuracy_half_width: float = Field(0.005, ge=0, le=1, description="a wider interval is INCONCLUSIVE")
+    gate_precision: float = Field(0.95, ge=0, le=1)
+    gate_recall: float = Field(0.95, ge=0, le=1)
+    gate_f1: float = Field(0.96, ge=0, le=1)
     gate_regret: float = Field(0.001, description="mean cost regret, as a share of the oracle's cost")
     gate_throughput_gain: float = 0.10
     gate_latency_p99_ms: float = 10.0
     gate_size_bytes: int = 50_000_000
     gate_memory_bytes: int = 100_000_000
     gate_champion_tolerance: float = Field(0.002, description="accuracy that a challenger may lose to the champion")
-    gate_min_rows: int = Field(2_000, description="fewer test rows are INCONCLUSIVE")
-    bootstrap_rounds: int = 1_000
+    gate_min_rows: int = Field(2_000, ge=0, description="fewer test rows are INCONCLUSIVE")
+    bootstrap_rounds: int = Field(1_000, ge=1)
 
     # -- watch (seed §8.3, §9.2) --
-    watch_rollback_accuracy: float = 0.95
-    watch_rollback_throughput_drop: float = 0.05
-    watch_retrain_accuracy_drop: float = 0.03
+    watch_rollback_accuracy: float = Field(0.95, ge=0, le=1)
+    watch_rollback_throughput_drop: float = Field(0.05, ge=0, le=1)
+    watch_retrain_accuracy_drop: float = Field(0.03, ge=0, le=1)
     watch_drift_psi: float = Field(0.25, description="population stability index from which a feature has drifted")
-    watch_min_rows: int = Field(500, description="fewer fully measured rows: say so and do nothing")
+    watch_min_rows: int = Field(500, ge=0, description="fewer fully measured rows: say so and do nothing")
 
     # -- weekly run and backfill --
     weekly_cron: str = Field("0 3 * * 1", description="Monday 03:00 UTC")
-    backfill_max_days: int = 92
-    fallback_confidence: float = Field(0.6, description="seed §7.2: below it, the baseline")
+    backfill_max_days: int = Field(92, ge=1)
+    fallback_confidence: float = Field(0.6, ge=0, le=1, description="seed §7.2: below it, the baseline")
 
     @property
     def archive_dir(self) -> Path:

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-_REFERENCE = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})/(?P<name>[A-Za-z0-9._-]+)")
+_REFERENCE = re.compile(r"sha256:(?P<digest>[0-9a-f]{64})/(?P<name>[A-Za-z0-9_-][A-Za-z0-9._-]*)")
 
 
 class StoreError(RuntimeError):
@@ -32,11 +32,11 @@ class Store:
     root: Path
 
     def put(self, name: str, data: bytes) -> str:
-        """Keep ``data`` and return its reference. Durable (fsync) before it is visible."""
+        """Keep ``data`` and return its reference. Durable (fsync) before it is visible; a damaged copy is replaced."""
         digest = digest_of(data)
         reference = f"sha256:{digest}/{name}"
         path = self._path(reference)
-        if path.exists():
+        if path.exists() and digest_of(path.read_bytes()) == digest:
             return reference
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)

@@ -18,7 +18,7 @@ class Window:
             if bound.tzinfo is None or bound.utcoffset() != timedelta(0):
                 raise ValueError(f"window bound {bound.isoformat()} is not in UTC: write it like 2026-01-05T00:00:00Z")
         if self.end <= self.start:
-            raise ValueError(f"window ends ({self.end.isoformat()}) before it starts ({self.start.isoformat()})")
+            raise ValueError(f"window ends ({self.end.isoformat()}) at or before it starts ({self.start.isoformat()})")
 
     @classmethod
     def parse(cls, start: str, end: str) -> Window:
