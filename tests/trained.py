@@ -14,7 +14,7 @@ from dwcp.training.ensemble import Ensemble, assemble
 from dwcp.training.split import split_at_random, split_by_time
 from transfers import make_transfers
 
-SETTINGS = Settings(bootstrap_rounds=200, training_threads=2)
+SETTINGS = Settings(bootstrap_rounds=200)
 
 
 @cache
@@ -33,13 +33,14 @@ def dataset(split: str = "time") -> Dataset:
 
 
 @cache
-def ensemble(split: str = "time", rounds: int = 25, epochs: int = 4) -> Ensemble:
+def ensemble() -> Ensemble:
     """The real training, cut short."""
     before = xgb.ROUNDS, network.EPOCHS
-    xgb.ROUNDS, network.EPOCHS = rounds, epochs
+    xgb.ROUNDS, network.EPOCHS = 25, 4
     try:
-        data = dataset(split)
-        booster, weights = xgb.train_xgboost(data, SETTINGS), network.train_network(data, SETTINGS)
+        # One thread: two that wait for one another on a busy machine take many times as long.
+        booster = xgb.train_xgboost(dataset(), SETTINGS.model_copy(update={"training_threads": 1}))
+        weights = network.train_network(dataset(), SETTINGS)
     finally:
         xgb.ROUNDS, network.EPOCHS = before
     return assemble(booster, weights, xgboost_weight=SETTINGS.xgboost_weight)

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import onnx
 import pytest
-import trained
 from numpy.testing import assert_allclose
 
+import trained
 from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST, FEATURES
 from dwcp.export import onnx_graph
 from dwcp.export.onnx_graph import ExportError, build_onnx, folded_layers

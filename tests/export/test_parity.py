@@ -5,9 +5,9 @@ import json
 import numpy as np
 import onnx
 import pytest
-import trained
 from onnx import helper, numpy_helper
 
+import trained
 from dwcp.export import onnx_graph, parity
 from dwcp.export.onnx_graph import build_onnx
 from dwcp.export.parity import check_parity, hard_rows
@@ -29,9 +29,11 @@ def model(ensemble):
     return build_onnx(ensemble, version="v1")
 
 
-@pytest.fixture(autouse=True)
-def fewer_random_rows(monkeypatch):
-    monkeypatch.setattr(parity, "RANDOM_ROWS", 2_000)
+@pytest.fixture(scope="module", autouse=True)
+def fewer_random_rows():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "RANDOM_ROWS", 2_000)
+        yield
 
 
 def test_a_sound_export_agrees(model, ensemble, rows):

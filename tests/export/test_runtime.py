@@ -4,9 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import trained
 from onnx import TensorProto, helper
 
+import trained
 from dwcp.export import footprint
 from dwcp.export.footprint import FootprintError, measure_footprint
 from dwcp.export.onnx_graph import build_onnx

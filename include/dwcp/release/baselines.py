@@ -23,7 +23,8 @@ def baseline_choices(test: Dataset, training_labels: Ints, ensemble: Ensemble) -
         "majority class": np.full(test.rows, majority, np.int64),
         "always zstd": np.full(test.rows, ZSTD, np.int64),
         "rules": choose_by_rules(inputs_of(test, tuple(feature.name for feature in FEATURES))),
-        "XGBoost alone": ensemble.xgboost_proba(own).argmax(axis=1),
+        # XGBoost answers no rows with an array of one dimension.
+        "XGBoost alone": ensemble.xgboost_proba(own).reshape(-1, len(CANDIDATES)).argmax(axis=1),
         "network alone": ensemble.network_proba(own).argmax(axis=1),
     }
 

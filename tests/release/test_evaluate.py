@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import onnx
+import pytest
+
+import trained
+from dwcp.contract import CANDIDATES
+from dwcp.export import parity
+from dwcp.export.onnx_graph import build_onnx
+from dwcp.export.runtime import ModelError, OnnxModel
+from dwcp.release import evaluate as module
+from dwcp.release.evaluate import EXECUTED, MODEL, Evaluation, evaluate
+from dwcp.release.gate import Status, judge
+from dwcp.training.dataset import TEST
+
+SETTINGS = trained.SETTINGS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_random_rows():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "RANDOM_ROWS", 500)
+        yield
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return trained.dataset()
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    return trained.ensemble()
+
+
+@pytest.fixture(scope="module")
+def model(ensemble):
+    return build_onnx(ensemble, version="v1")
+
+
+@pytest.fixture(scope="module")
+def champion():
+    """A worse one: the network alone."""
+    return build_onnx(dataclasses.replace(trained.ensemble(), xgboost_weight=0.0), version="v0")
+
+
+@pytest.fixture(scope="module")
+def found(fewer_random_rows, model, dataset, ensemble, champion):
+    random_split = (trained.dataset("random"), trained.ensemble())
+    return evaluate(model, dataset, ensemble, SETTINGS, champion=champion, random_split=random_split)
+
+
+def test_figures_are_those_of_the_exported_file(found, model, dataset):
+    test = dataset.only(TEST)
+    probabilities, labels = OnnxModel(model).predict(test.features)
+    asked, run = found.time.rung(MODEL), found.time.rung(EXECUTED)
+    assert found.time.rows == test.rows
+    assert asked.accuracy.estimate == pytest.approx((labels == test.labels).mean())
+    assert asked.accuracy.lower < asked.accuracy.estimate < asked.accuracy.upper
+    chosen = np.where(probabilities.max(axis=1) < SETTINGS.fallback_confidence, 3, labels)
+    spent_ms = test.costs_ms[np.arange(test.rows), chosen].sum()
+    assert run.gain_over_zstd.estimate == pytest.approx(test.costs_ms[:, 3].sum() / spent_ms - 1)
+    assert run.throughput_mbps == pytest.approx(test.size_bytes.sum() * 8 / 1e6 / (spent_ms / 1e3))
+    assert found.time.fallbacks == (chosen == 3).sum()
+    assert sum(map(sum, found.time.confusion)) == test.rows
+    assert sum(part.rows for part in found.time.slices) == test.rows
+    assert sum(part.rows for part in found.time.classes) == test.rows
+
+
+def test_ladder_holds_the_baselines(found):
+    names = [rung.name for rung in found.time.ladder]
+    assert names == ["majority class", "always zstd", "rules", "XGBoost alone", "network alone", MODEL, EXECUTED]
+    assert found.time.rung("always zstd").gain_over_zstd.estimate == 0
+    assert found.time.rung("always zstd").accuracy.estimate == 0
+    assert found.time.rung("rules").gain_over_rules.estimate == 0
+    assert found.time.rung("majority class").accuracy.estimate < found.time.rung(MODEL).accuracy.estimate
+    assert [rung.name for rung in found.random.ladder] == names
+    with pytest.raises(KeyError):
+        found.time.rung("an oracle")
+
+
+def test_model_is_compared_with_the_champion_on_the_same_rows(found, champion, dataset):
+    test = dataset.only(TEST)
+    other = OnnxModel(champion).predict(test.features)[1]
+    expected = found.time.rung(MODEL).accuracy.estimate - (other == test.labels).mean()
+    assert found.champion.version == "v0"
+    assert found.champion.accuracy.estimate == pytest.approx(expected)
+    assert found.champion.accuracy.lower > 0
+    assert found.champion.worst_slice.split(" / ")[0] in {"dc", "metro", "wan"}
+
+
+def test_a_model_against_itself_differs_in_nothing(model, dataset, ensemble):
+    itself = evaluate(model, dataset, ensemble, SETTINGS, champion=model).champion
+    for interval in (itself.accuracy, itself.mean_regret, itself.throughput):
+        assert (interval.estimate, interval.lower, interval.upper) == (0, 0, 0)
+
+
+def test_importance_names_what_the_labels_depend_on(found):
+    names = [part.name for part in found.importance]
+    assert "bandwidth_mbps" in names[:3]
+    constant = next(part for part in found.importance if part.name == "recent_hde_ratio")
+    assert (constant.accuracy_lost, constant.regret_added) == (0, 0)
+
+
+def test_parity_and_footprint_are_part_of_it(found):
+    assert found.parity.agrees
+    assert found.measured.latency_p99_ms > 0
+    assert found.size_bytes > 10_000
+
+
+def test_evaluation_survives_json_and_repeats_without_what_was_measured(found, model, dataset, ensemble):
+    assert Evaluation.from_json(found.to_json()) == found
+    again = evaluate(model, dataset, ensemble, SETTINGS)
+    first = dataclasses.replace(found, random=None, champion=None)
+    assert again.without_measured().to_json() == first.without_measured().to_json()
+    assert "latency" not in again.without_measured().to_json()
+    with pytest.raises(ValueError):
+        Evaluation.from_json("{}")
+
+
+def test_figures_for_the_registry(found):
+    figures = found.figures()
+    assert figures["accuracy"] == found.time.rung(MODEL).accuracy.estimate
+    assert figures["throughput_mbps"] > 0
+    assert json.dumps(figures)
+
+
+def degenerate(name, dataset):
+    test = dataset.split == TEST
+    if name == "no test rows":
+        return dataset.take(~test)
+    if name == "one test row":
+        return dataset.take(np.concatenate([np.flatnonzero(~test), np.flatnonzero(test)[:1]]))
+    if name == "one object":
+        return dataclasses.replace(dataset, object_id=np.full(dataset.rows, "the only one"))
+    return dataset.take(~test | (dataset.labels == CANDIDATES.index("none")))
+
+
+@pytest.mark.parametrize("name", ["no test rows", "one test row", "one object", "one class"])
+def test_degenerate_input_is_told_and_never_passes(name, model, dataset, ensemble):
+    few = degenerate(name, dataset)
+    found = evaluate(model, few, ensemble, SETTINGS, champion=model)
+    assert Evaluation.from_json(found.to_json()) == found
+    assert found.time.rows == np.count_nonzero(few.split == TEST)
+    verdict = judge(found, SETTINGS.model_copy(update={"gate_min_rows": 1}))
+    assert verdict.status is not Status.PASS
+    if name == "one object":
+        assert found.time.rung(MODEL).accuracy.lower is None
+    if name == "one class":
+        assert found.time.classes[0].recall.estimate is None
+
+
+def test_a_mutated_file_cannot_pass(model, dataset, ensemble):
+    graph = onnx.load_from_string(model)
+    next(node for node in graph.graph.node if node.op_type == "ArgMax").input[0] = "network_probabilities"
+    found = evaluate(graph.SerializeToString(), dataset, ensemble, SETTINGS)
+    line = next(line for line in judge(found, SETTINGS).lines if line.source == "parity")
+    assert line.status is Status.FAIL
+
+
+def test_a_model_of_another_contract_is_refused(model, dataset, ensemble):
+    other = onnx.load_from_string(model)
+    next(part for part in other.metadata_props if part.key == "feature_set_digest").value = "another"
+    with pytest.raises(ValueError, match="export it again"):
+        evaluate(other.SerializeToString(), dataset, ensemble, SETTINGS)
+
+
+def test_a_dataset_without_a_feature_is_refused(model, dataset, ensemble):
+    fewer = dataset.select(dataset.feature_names[:-1])
+    with pytest.raises(ValueError, match="no feature size_category"):
+        evaluate(model, fewer, ensemble, SETTINGS)
+
+
+def test_a_damaged_model_is_refused(model, dataset, ensemble):
+    with pytest.raises(ModelError):
+        evaluate(model[:1_000], dataset, ensemble, SETTINGS)
+
+
+def test_importance_draws_no_more_rows_than_it_says(monkeypatch, model, dataset):
+    monkeypatch.setattr(module, "IMPORTANCE_ROWS", 50)
+    parts = module._importance(OnnxModel(model), dataset.only(TEST), 0)
+    assert {round(part.accuracy_lost * 50, 6) % 1 for part in parts} == {0}
