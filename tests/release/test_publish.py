@@ -324,6 +324,30 @@ def publish_slowly(settings: Settings, version: str) -> None:
     publish(settings, version, **ASKED)
 
 
+def test_a_writer_held_up_over_its_old_content_does_not_undo_a_newer_one(settings: Settings):
+    """The first writer stops between deriving serial 1 and writing it, until serial 2 is recorded and then some."""
+    ready(settings, "v1", "v2")
+    process = PROCESSES.Process(target=write_slowly, args=(settings, "v1"))
+    process.start()
+    wait_for(lambda: len(read_log(settings)) > 0)
+    publish(settings, "v2", **ASKED)
+    process.join()
+    assert process.exitcode == 0
+    assert (serial(settings), served(settings)) == (2, everywhere("v2"))
+
+
+def write_slowly(settings: Settings, version: str) -> None:
+    write = channel_room.write_atomically
+
+    def late(path: Path, data: bytes) -> None:
+        wait_for(lambda: len(read_log(settings)) > len(REGIONS))
+        time.sleep(0.5)
+        write(path, data)
+
+    channel_room.write_atomically = late
+    publish(settings, version, **ASKED)
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
