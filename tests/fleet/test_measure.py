@@ -92,6 +92,16 @@ def test_a_busy_machine_is_refused_or_marked(tmp_path: Path, monkeypatch: pytest
     assert measure(tmp_path / "library", noise_objects(1), runs=1, allow_busy=True)["quiet"]["noisy"] is True
 
 
+def test_two_recordings_at_once_are_refused(tmp_path: Path) -> None:
+    def meanwhile() -> Iterator[bytes]:
+        with pytest.raises(BusyMachineError, match="under way"):
+            measure(tmp_path / "library", noise_objects(1), runs=1, allow_busy=True)
+        yield b"payload"
+
+    item = replace(noise_objects(1)[0], versions=meanwhile)
+    assert measure(tmp_path / "library", [item], runs=1, allow_busy=True)["payloads"] == 1
+
+
 def test_an_engine_that_loses_bytes_stops_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.engines, "zstd_decompress", lambda data: b"other")
     with pytest.raises(module.engines.EngineError, match="zstd"):

@@ -108,6 +108,7 @@ def run_command(
         raise typer.BadParameter(str(error)) from None
     spent = time.monotonic() - began
     typer.echo(f"{done.rows} transfers, {done.start:%Y-%m-%d} to {done.end:%Y-%m-%d}, to {done.place} in {spent:.1f} s")
+    typer.echo(f"mix {done.mix_digest}, library {done.library_sha256[:16]}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@
 - **AMST** (multi-stream): lz4 over 256 KiB chunks that are dealt in turn to parallel threads, one a stream; a chunk
   that lz4 cannot shrink is stored raw.
 - **zstd**, the baseline: level 3, one frame. **none**: the payload itself.
+
+Payloads are shorter than 4 GiB: lengths take four bytes.
 """
 
 from __future__ import annotations

@@ -124,8 +124,13 @@ def label_repeatability(one: Profiles, one_set: str, other: Profiles, other_set:
 
 
 def ratio_summary(profiles: Profiles) -> dict[str, dict[str, float]]:
-    """Compression ratios of each engine over payloads that have a previous version: 10 %, 50 % and 90 % quantiles."""
+    """Compression ratios of each engine over payloads that have a previous version: 10 %, 50 % and 90 % quantiles.
+
+    Empty if no payload has one.
+    """
     later = profiles.column("version") > 0
+    if not later.any():
+        return {}
     size = profiles.column("size_bytes")[later]
     summary = {}
     for engine in ("hde", "amst", "zstd"):

@@ -8,6 +8,7 @@ other processes' CPU and the hypervisor's steal; what was seen stands in the man
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -59,7 +60,8 @@ def measure(
     """Measure all versions of ``objects`` and write profiles and manifest to ``out``; returns the manifest.
 
     Progress goes to the log. Raises ``BusyMachineError`` if the machine is not quiet at the start, unless
-    ``allow_busy``; the manifest then carries the mark. Raises ``ValueError`` on fewer than one run or no object.
+    ``allow_busy`` (the manifest then carries the mark), and if another recording into ``out`` is under way. Raises
+    ``ValueError`` on fewer than one run or no object.
     """
     objects = list(objects)
     if runs < 1 or not objects:
@@ -71,6 +73,15 @@ def measure(
             "quiet ones). Wait, or go on with --allow-busy: the library is then marked as noisy."
         )
     out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyMachineError(f"another recording into {out} is under way: two at once spoil both") from None
+        return _record(out, objects, runs, command, mix_digest)
+
+
+def _record(out: Path, objects: list[PayloadObject], runs: int, command: str, mix_digest: str) -> dict[str, Any]:
     # Named after what they were made with, so that an interrupted recording never goes on under other settings.
     settings = json.dumps([runs, mix_digest, codec_versions(), [item.object_id for item in objects]])
     parts = out.with_name(f"{out.name}.parts-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")

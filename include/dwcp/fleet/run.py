@@ -18,12 +18,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FleetRun:
-    """What a run wrote: rows, their time span (half-open, UTC) and where they are."""
+    """What a run wrote: rows, their time span (half-open, UTC) and where they are; the digests it follows from."""
 
     rows: int
     start: datetime
     end: datetime
     place: str
+    mix_digest: str
+    library_sha256: str
 
 
 def run_fleet(
@@ -76,4 +78,4 @@ def run_fleet(
         rows, place = write_to_influx(settings, tables), f"{settings.influx_url} bucket {settings.influx_bucket}"
     begin_ns, end_ns = window_of(start, first_week, weeks)
     span = [datetime.fromtimestamp(ns / 1e9, UTC) for ns in (begin_ns, end_ns)]
-    return FleetRun(rows, span[0], span[1], place)
+    return FleetRun(rows, span[0], span[1], place, mix.digest, str(manifest["sha256"]))
