@@ -127,17 +127,33 @@ def models() -> None:
 
 
 @app.command(rich_help_panel=MODEL)
+def channel() -> None:
+    """Show the signed document that nodes poll, after making it say what Postgres says."""
+    from dwcp.pipeline.site import local_settings
+    from dwcp.release.channel import sync_channel
+
+    content = sync_channel(local_settings())
+    if content is None:
+        typer.echo("nothing was published yet: nodes follow their rules")
+    else:
+        _print(content.to_document())
+
+
+@app.command(rich_help_panel=MODEL)
 def rollback(
     reason: Annotated[str, typer.Option(help="Why; kept in the release log.")],
-    to: Annotated[str, typer.Option(help="A version, or last-good.")] = "last-good",
+    to: Annotated[str, typer.Option(help="A version, last-good, or rules (no model at all).")] = "last-good",
     region: Annotated[str | None, typer.Option(help="One region; default all.")] = None,
+    away_from: Annotated[
+        str | None, typer.Option(help="Only where this version serves: said twice, it is done once.")
+    ] = None,
     who: Annotated[str, typer.Option(help="Who did it; kept in the release log.")] = "cli",
 ) -> None:
     """Take the serving model back: a higher serial that names an older version."""
     from dwcp.pipeline.site import local_settings
     from dwcp.release.publish import rollback as roll_back
 
-    typer.echo(roll_back(local_settings(), to=to, region=region, reason=reason, who=who))
+    typer.echo(roll_back(local_settings(), to=to, region=region, reason=reason, who=who, away_from=away_from))
 
 
 @app.command(rich_help_panel=SITE)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
@@ -15,8 +15,6 @@ from rich.progress import track
 from dwcp.settings import Settings
 from dwcp.window import Window
 
-FIRST_DAY = datetime(2026, 9, 7, tzinfo=UTC)
-"""A Monday. Fixed, so that the same clone gives the same rows and the same model version on any day."""
 WEEKS = 8
 DAG = "dwcp_weekly_retraining"
 
@@ -26,27 +24,28 @@ def run_demo(settings: Settings) -> int:
 
     Running it again replaces the same rows. A gate that says FAIL is a run that ended well: it did its work.
     """
-    from dwcp.fleet.simulate import run_fleet
+    from dwcp.airflow_services import local_site
+    from dwcp.fleet.run import run_fleet
+    from dwcp.fleet.simulate import WORLD_START
     from dwcp.pipeline import backfill
     from dwcp.pipeline.site import local_settings
     from dwcp.pipeline.summary import render_summary
-    from dwcp.airflow_services import local_site
 
     console = Console()
     logging.getLogger("dwcp").setLevel(logging.WARNING)
     began = time.monotonic()
     settings = settings.model_copy(update={"source": "archive"})
-    weeks = [FIRST_DAY + timedelta(weeks=number) for number in range(WEEKS + 1)]
+    # The emulated world begins on a fixed Monday, so that a clone gives the same model version on any day.
+    weeks = [WORLD_START + timedelta(weeks=number) for number in range(WEEKS + 1)]
     with _step(console, "Start Postgres and bring its schema up to date"):
         filled = local_settings(settings)
     with _step(console, f"Emulate a fleet over {WEEKS} weeks (profiles were measured, links and nodes are emulated)"):
-        run_fleet(settings.archive_dir, start=FIRST_DAY, weeks=WEEKS)
+        run_fleet(filled, weeks=WEEKS)
     past = Window(weeks[0], weeks[-2])
-    options = {"source": "archive", "dry_run": False}
-    plan = backfill.plan_backfill(filled, start=past.start.isoformat(), end=past.end.isoformat(), **options)
+    plan = backfill.plan_backfill(filled, start=past.start.isoformat(), end=past.end.isoformat(), dry_run=False)
     run_id = f"demo__{past.start:%Y-%m-%d}"
     for day in track(plan["days"], f"Backfill {WEEKS - 1} weeks", console=console, transient=True):
-        backfill.backfill_day(filled, run_id=run_id, day=day, **options)
+        backfill.backfill_day(filled, run_id=run_id, day=day, dry_run=False)
     with _step(console, f"Validate the {WEEKS - 1} weeks with Great Expectations"):
         backfill.validate_backfill(filled, run_id=run_id, plan=plan)
     site = local_site(settings, Path(__file__).parents[2])
@@ -54,7 +53,7 @@ def run_demo(settings: Settings) -> int:
     console.print("… Start Airflow's four components", end="\r")
     with site.running() as airflow:
         console.print(f"✓ Start Airflow's four components ({time.monotonic() - started:.0f} s)")
-        weekly = airflow.trigger(DAG, {"start": weeks[-2].isoformat(), "end": weeks[-1].isoformat()})
+        weekly = airflow.trigger(DAG, {"start": f"{weeks[-2]:%Y-%m-%d}", "end": f"{weeks[-1]:%Y-%m-%d}"})
         console.print(f"  weekly run {weekly} for the week of {weeks[-2]:%Y-%m-%d}")
         state = airflow.wait(DAG, weekly, progress=_Reporter(console))
         if state != "success":
@@ -73,10 +72,16 @@ def _step(console: Console, what: str) -> Iterator[None]:
     console.print(f"✓ {what} ({time.monotonic() - started:.0f} s)")
 
 
+MARKS = {
+    "success": "[green]✓[/]",
+    "failed": "[red]✗[/]",
+    "skipped": "[yellow]– skipped[/]",
+    "upstream_failed": "[red]✗ not run[/]",
+}
+
+
 class _Reporter:
     """Prints each task once, when it is over."""
-
-    MARKS = {"success": "[green]✓[/]", "failed": "[red]✗[/]", "skipped": "[yellow]–[/] skipped", "upstream_failed": "✗"}
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -85,6 +90,7 @@ class _Reporter:
 
     def __call__(self, states: dict[str, str]) -> None:
         for task, state in states.items():
-            if state in self.MARKS and task not in self.told:
+            if state in MARKS and task not in self.told:
                 self.told.add(task)
-                self.console.print(f"  {time.monotonic() - self.began:4.0f} s {self.MARKS[state]} {task}", highlight=False)
+                seconds = time.monotonic() - self.began
+                self.console.print(f"  {seconds:4.0f} s {MARKS[state]} {task}", highlight=False)

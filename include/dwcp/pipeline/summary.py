@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -32,7 +33,7 @@ def render_summary(settings: Settings, run_id: str | None = None) -> RenderableT
     week = Window.parse(*model.metrics["week"])  # type: ignore[misc]
     return Group(
         Text(f"\nDWCP weekly run {model.run_id}", style="bold"),
-        Text(f"week {week.start:%Y-%m-%d} to {week.end:%Y-%m-%d}, trained on data since {model.window.start:%Y-%m-%d}\n"),
+        Text(f"week {week.start:%Y-%m-%d} to {week.end:%Y-%m-%d}, data since {model.window.start:%Y-%m-%d}\n"),
         _rows(settings, week),
         _labels(settings, week),
         _gate(model),
@@ -45,7 +46,7 @@ def render_models(settings: Settings) -> RenderableType:
     from dwcp.release.registry import champions, list_versions
 
     serving = champions(settings)
-    table = Table("version", "state", "verdict", "accuracy", "trained up to", "serves", title="Models", title_justify="left")
+    table = _table("Models", "version", "state", "verdict", "accuracy", "trained up to", "serves")
     for model in list_versions(settings):
         regions = sorted(region for region, version in serving.items() if version == model.version)
         table.add_row(
@@ -59,11 +60,15 @@ def render_models(settings: Settings) -> RenderableType:
     return table
 
 
+def _table(title: str, *columns: str) -> Table:
+    return Table(*columns, title=title, title_justify="left", title_style="bold")
+
+
 def _rows(settings: Settings, week: Window) -> RenderableType:
     from dwcp.warehouse.windows import loaded_counts
 
     counts = loaded_counts(dsn(settings, "loader"), week)
-    table = Table(*COUNTS, title="Rows (read = loaded + quarantined + duplicate)", title_justify="left")
+    table = _table("Rows (read = loaded + quarantined + duplicate)", *COUNTS)
     table.add_row(*(f"{getattr(counts, name):,}" for name in COUNTS))
     return table
 
@@ -75,7 +80,7 @@ def _labels(settings: Settings, week: Window) -> RenderableType:
     labels = loaded_labels(dsn(settings, "loader"), week)["optimal_compression"]
     counts = {entry["values"]: entry["counts"] for entry in labels.drop_null().value_counts().to_pylist()}
     total = sum(counts.values())
-    table = Table("oracle's choice", "rows", "share", title=f"Labels ({total:,} fully measured rows)", title_justify="left")
+    table = _table(f"Labels ({total:,} fully measured rows)", "oracle's choice", "rows", "share")
     for name in CANDIDATES:
         table.add_row(name, f"{counts.get(name, 0):,}", f"{counts.get(name, 0) / max(total, 1):.1%}")
     return table
@@ -83,20 +88,13 @@ def _labels(settings: Settings, week: Window) -> RenderableType:
 
 def _gate(model: RegisteredVersion) -> RenderableType:
     from dwcp.release.gate import Verdict
-    from dwcp.release.report import shown
+    from dwcp.release.wording import line_bounds, quantity, threshold
 
-    verdict = Verdict.model_validate(model.metrics["gate"])
-    table = Table("", "threshold", "value", "95 % interval", "verdict", title="Gate", title_justify="left")
+    verdict = Verdict.from_json(json.dumps(model.metrics["gate"]))
+    table = _table("Gate", "", "threshold", "value", "95 % interval", "verdict")
     for line in verdict.lines:
-        interval = "" if line.lower is None else f"{shown(line.lower, line.unit)} … {shown(line.upper, line.unit)}"
-        bound = "≥" if line.at_least else "≤"
-        table.add_row(
-            line.name,
-            f"{bound} {shown(line.threshold, line.unit)}",
-            shown(line.value, line.unit),
-            interval,
-            Text(line.status.value, style=COLOURS[line.status.value]),
-        )
+        status = Text(line.status.value, style=COLOURS[line.status.value])
+        table.add_row(line.name, threshold(line), quantity(line.value, line.unit), line_bounds(line), status)
     return table
 
 

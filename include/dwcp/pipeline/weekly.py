@@ -165,9 +165,7 @@ def export_model(
 
     store = _store(settings)
     ensembles = {
-        split: assemble(
-            store.get(xgboost[split]), store.get(network[split]), xgboost_weight=settings.xgboost_weight
-        )
+        split: assemble(store.get(xgboost[split]), store.get(network[split]), xgboost_weight=settings.xgboost_weight)
         for split in SPLITS
     }
     version = version_of(
@@ -220,7 +218,7 @@ def evaluate_model(
 
 def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """The gate's verdict with its reasons; the version is registered with it, whatever it is."""
-    from dwcp.release.evaluate import EXECUTED, MODEL, Evaluation
+    from dwcp.release.evaluate import Evaluation
     from dwcp.release.gate import judge
     from dwcp.release.registry import ModelVersion, code_digest, lock_digest, register, settings_digest
     from dwcp.training.dataset import TRAIN
@@ -232,6 +230,7 @@ def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str
     verdict = judge(judged, settings)
     exported, dataset = evaluation["exported"], evaluation["dataset"]
     data = _split(_dataset(settings, dataset), "time", settings)
+    figures = judged.figures()
     register(
         settings,
         ModelVersion(
@@ -250,6 +249,7 @@ def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str
                 "dataset.parquet": dataset["data"],
             },
             metrics={
+                **figures,
                 "gate": json.loads(verdict.to_json()),
                 "week": [dataset["week_start"], dataset["end"]],
                 "report": evaluation["report"],
@@ -257,8 +257,8 @@ def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str
             verdict=verdict.status.value,
             reasons=verdict.reasons,
             training_profile=profile_of(data.only(TRAIN).features, data.feature_names),
-            accuracy=judged.time.rung(MODEL).accuracy.estimate,
-            throughput_mbps=judged.time.rung(EXECUTED).throughput_mbps,
+            accuracy=figures["accuracy"],
+            throughput_mbps=figures["throughput_mbps"],
             parent_champion=_champion_version(settings),
         ),
     )
@@ -282,7 +282,7 @@ def publish_model(
     Raises ``PublishError`` if the gate did not pass it.
     """
     from dwcp.release.bundle import write_bundle
-    from dwcp.release.card import render_card
+    from dwcp.release.card import model_card
     from dwcp.release.evaluate import Evaluation
     from dwcp.release.gate import judge
     from dwcp.release.publish import publish
@@ -296,7 +296,12 @@ def publish_model(
         load_signer(settings),
         version=gate["version"],
         model=store.get(exported["onnx"]),
-        card=render_card(judged, judge(judged, settings)),
+        card=model_card(
+            judged,
+            judge(judged, settings),
+            window=Window.parse(dataset["start"], dataset["end"]),
+            feature_names=test.feature_names,
+        ),
         sample=test.features[:: max(1, test.rows // 64)][:64],
     )
     release = publish(
