@@ -26,8 +26,8 @@ A window of more than {SETTINGS.backfill_max_days} days, in the future, without 
 refused by `plan_backfill` in one line, before anything is touched.
 
 A day is replaced in one transaction. If a day fails, the others go on; clear the red day and only that day runs again.
-What was loaded or relabelled goes before the quality gate (`validate_backfill`); the trainer and the data team see it once
-that is green.
+What was loaded or relabelled goes before the quality gate (`validate_backfill`). Once that is green, the trainer and
+the data team see it.
 """
 
 

@@ -37,7 +37,8 @@ rows only, so they run whatever validation, training and gate say.
 * Anything else: clear it. Every task may run twice.
 """
 
-CRON = Settings().weekly_cron
+SETTINGS = Settings()
+CRON = SETTINGS.weekly_cron
 # Days, not moments: a picker of moments would mean the reader's time zone. Without a schedule a run has no week of its
 # own, so the form must ask for one.
 BOUND: dict[str, Any] = {"default": None, "type": ["null", "string"]} if CRON else {"type": "string"}
@@ -65,8 +66,14 @@ with DAG(
     default_args=DAG_DEFAULT_ARGS,
     tags=["dwcp", "training", "weekly"],
     params={
-        "start": Param(**BOUND, format="date", title="From", description="First day to learn from, UTC." + EMPTY),
-        "end": Param(**BOUND, format="date", title="To (not included)", description="The day after the last." + EMPTY),
+        "start": Param(**BOUND, format="date", title="From", description="First day to load and check, UTC." + EMPTY),
+        "end": Param(
+            **BOUND,
+            format="date",
+            title="To (not included)",
+            description=f"The day after the last, UTC. Training takes the {SETTINGS.training_weeks} weeks up to it."
+            + EMPTY,
+        ),
     },
 ) as dag:
 

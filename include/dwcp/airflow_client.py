@@ -137,12 +137,12 @@ class AirflowClient:
     def page(self, path: str, *, signed_in: bool = True) -> tuple[int, str]:
         """Status and text of a page below the web server."""
         headers = {"Authorization": f"Bearer {self._signed_in()}"} if signed_in else {}
-        answer = self._pool.request("GET", f"{self.url}{path}", headers=headers, redirect=False)
+        answer = self._request("GET", path, headers=headers, redirect=False)
         return answer.status, answer.data.decode(errors="replace")
 
     def _signed_in(self) -> str:
         if self._token is None:
-            answer = self._pool.request("POST", f"{self.url}/auth/token", json=self._credentials)
+            answer = self._request("POST", "/auth/token", json=self._credentials)
             if answer.status not in (200, 201):
                 raise AirflowError(answer.status, f"Airflow at {self.url} refused the login ({answer.status})")
             self._token = str(answer.json()["access_token"])
@@ -151,13 +151,16 @@ class AirflowClient:
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         headers = {"Authorization": f"Bearer {self._signed_in()}"}
         content = {"json": dict(body)} if body is not None else {}
-        try:
-            answer = self._pool.request(method, f"{self.url}{API}{path}", headers=headers, **content)
-        except urllib3.exceptions.HTTPError as error:
-            raise AirflowError(0, f"Airflow at {self.url} does not answer: {error}") from error
+        answer = self._request(method, f"{API}{path}", headers=headers, **content)
         if answer.status >= 400:
             raise AirflowError(answer.status, f"{method} {path}: {answer.status}: {_detail(answer)}")
         return answer.json() if answer.data else {}
+
+    def _request(self, method: str, path: str, **options: Any) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._pool.request(method, f"{self.url}{path}", **options)
+        except urllib3.exceptions.HTTPError as error:
+            raise AirflowError(0, f"Airflow at {self.url} does not answer: {error}") from error
 
 
 def _run_path(dag_id: str, run_id: str) -> str:

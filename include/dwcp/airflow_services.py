@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -40,6 +40,10 @@ POOLS = {
     "dwcp_train": (2, "models being fitted, exported or measured: each wants CPU and about 1 GB"),
 }
 """Slots and meaning. Size them in the UI to the machine; the DAGs only name them."""
+BY_CONNECTION = frozenset(
+    {"owner_dsn", "loader_dsn", "reader_dsn", "registry_dsn", "influx_url", "influx_token", "influx_org"}
+)
+"""Settings that tasks get from Airflow connections, or, as the owner's, not at all."""
 COMPONENTS = ("scheduler", "dag-processor", "triggerer")
 HEALTHY_WITHIN_S = 120.0
 
@@ -79,17 +83,17 @@ class AirflowSite:
     def environment(self) -> dict[str, str]:
         """The environment of the four components and of any ``airflow`` command on this site.
 
-        The warehouse is reached through Airflow connections alone: no DSN of ours stays in it, and the owner's is in
-        none of them. Unless ``DWCP_WEEKLY_CRON`` says otherwise, the weekly DAG runs by hand only: on a fresh site a
-        schedule would start a run over a week that holds nothing.
+        Every setting that was chosen goes along. The warehouse is reached through Airflow connections alone: no DSN of
+        ours stays in it, and the owner's is in none of them. Unless ``DWCP_WEEKLY_CRON`` says otherwise, the weekly DAG
+        runs by hand only: on a fresh site a schedule would start a run over a week that holds nothing.
         """
         kept = _secrets(self.home)
-        inherited = {key: value for key, value in os.environ.items() if not (key.startswith("DWCP_") and "_DSN" in key)}
-        for key in ("DWCP_INFLUX_URL", "DWCP_INFLUX_TOKEN", "DWCP_INFLUX_ORG"):
-            inherited.pop(key, None)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("DWCP_")}
         # Tasks call the web server on loopback: never through a proxy.
         bypass = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), "127.0.0.1,localhost"]))
-        cron = inherited.get("DWCP_WEEKLY_CRON", "")
+        chosen = self.settings.model_dump(mode="json", include=self.settings.model_fields_set - BY_CONNECTION)
+        ours = {f"DWCP_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
+        cron = ours.get("DWCP_WEEKLY_CRON", "")
         return {
             **inherited,
             "NO_PROXY": bypass,
@@ -116,6 +120,7 @@ class AirflowSite:
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
+            **ours,
             "DWCP_HOME": str(self.settings.home.resolve()),
             "DWCP_WEEKLY_CRON": cron,
             "GX_ANALYTICS_ENABLED": "false",
@@ -288,21 +293,20 @@ def _secrets(home: Path) -> dict[str, str]:
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         made = {name: secrets.token_urlsafe(32) for name in ("secret_key", "jwt_secret", "database_password")}
         made |= {"password": secrets.token_urlsafe(12), "fernet_key": Fernet.generate_key().decode()}
-        _write_private(path, made)
+        _write_once(path, made)
     kept: dict[str, str] = json.loads(path.read_text())
-    _write_private(home / "passwords.json", {USER: kept["password"]})
+    _write_once(home / "passwords.json", {USER: kept["password"]})
     return kept
 
 
-def _write_private(path: Path, content: dict[str, str]) -> None:
-    """Write JSON that was never readable by others, not even for a moment."""
-    text = json.dumps(content) + "\n"
-    if path.exists() and path.read_text() == text:
-        return
+def _write_once(path: Path, content: dict[str, str]) -> None:
+    """Write JSON that was never readable by others, unless it is there: of two that write at once, the first stays."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    temporary.replace(path)
+        file.write(json.dumps(content) + "\n")
+    with suppress(FileExistsError):
+        path.hardlink_to(temporary)
+    temporary.unlink()
 
 
 def _stop_on_sigterm() -> None:

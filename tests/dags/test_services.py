@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from dwcp.airflow_client import AirflowError
 from dwcp.airflow_services import AirflowSite, ServicesError, free_port, local_site
 from dwcp.settings import Settings
 from fixtures_airflow import REPOSITORY
@@ -44,9 +45,11 @@ def test_the_site_listens_on_loopback_and_runs_by_hand_unless_scheduled(
     assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8080/execution/"
     assert environment["DWCP_WEEKLY_CRON"] == ""
     assert "127.0.0.1" in environment["NO_PROXY"]
-    monkeypatch.setenv("DWCP_WEEKLY_CRON", "0 4 * * 2")
-    assert site.environment()["DWCP_WEEKLY_CRON"] == "0 4 * * 2"
-    assert site.environment()["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] == "True"
+    settings = site.settings.model_copy(update={"weekly_cron": "0 4 * * 2", "gate_accuracy": 0.5})
+    scheduled = AirflowSite(settings, 8080, site.dsn, REPOSITORY).environment()
+    assert scheduled["DWCP_WEEKLY_CRON"] == "0 4 * * 2"
+    assert scheduled["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] == "True"
+    assert scheduled["DWCP_GATE_ACCURACY"] == "0.5"
 
 
 def test_secrets_are_made_once_and_private(site: AirflowSite) -> None:
@@ -55,6 +58,14 @@ def test_secrets_are_made_once_and_private(site: AirflowSite) -> None:
     for name in ("secrets.json", "passwords.json"):
         assert stat.S_IMODE((site.home / name).stat().st_mode) == 0o600
     assert len(password) >= 12
+
+
+def test_a_server_that_is_not_there_is_said_in_one_line(site: AirflowSite) -> None:
+    client = AirflowSite(site.settings, free_port(), site.dsn, REPOSITORY).client()
+    assert client.health() == {}
+    with pytest.raises(AirflowError, match="does not answer") as refused:
+        client.trigger("dwcp_weekly_retraining")
+    assert refused.value.status == 0
 
 
 def test_a_port_in_use_is_said_before_anything_starts(site: AirflowSite) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 
 import pytest
@@ -42,8 +43,8 @@ def test_connections_come_from_airflow_and_else_from_the_environment(wiring, mon
     monkeypatch.setenv("AIRFLOW_CONN_DWCP_LOADER", "postgresql://loader:p%40ss%2Fword@db.example:6000/dwcp")
     monkeypatch.setenv("DWCP_LOADER_DSN", "postgresql://not@this/one")
     monkeypatch.setenv("DWCP_READER_DSN", "postgresql://reader@db.example/dwcp")
-    influx = '{"conn_type":"http","schema":"https","host":"tsdb.example","port":8087,"password":"token!","extra":{"org":"o"}}'
-    monkeypatch.setenv("AIRFLOW_CONN_DWCP_INFLUXDB", influx)
+    influx = {"conn_type": "http", "schema": "https", "host": "tsdb.example", "port": 8087, "password": "token!"}
+    monkeypatch.setenv("AIRFLOW_CONN_DWCP_INFLUXDB", json.dumps({**influx, "extra": {"org": "o"}}))
     settings = wiring.settings_from_connections()
     assert settings.loader_dsn.get_secret_value() == "postgresql://loader:p%40ss%2Fword@db.example:6000/dwcp"
     assert settings.reader_dsn.get_secret_value() == "postgresql://reader@db.example/dwcp"
