@@ -184,3 +184,12 @@ def test_importance_draws_no_more_rows_than_it_says(monkeypatch, model, dataset)
     monkeypatch.setattr(module, "IMPORTANCE_ROWS", 50)
     parts = module._importance(OnnxModel(model), dataset.only(TEST), 0)
     assert {round(part.accuracy_lost * 50, 6) % 1 for part in parts} == {0}
+
+
+def test_a_champion_of_features_that_are_gone_is_named(model, dataset, ensemble):
+    other = onnx.load_from_string(model)
+    names = next(part for part in other.metadata_props if part.key == "feature_names")
+    names.value = names.value.replace("rtt_bin", "rtt_bucket")
+    found = evaluate(model, dataset, ensemble, SETTINGS, champion=other.SerializeToString())
+    assert found.champion.accuracy.estimate is None
+    assert "rtt_bucket" in found.champion.note

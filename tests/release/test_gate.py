@@ -103,7 +103,7 @@ def evaluation(**changed) -> Evaluation:
         for name in ("hde", "amst", "none")
     )
     time = SplitScores("time", figures["rows"], 100, 50, 10, rungs, classes, ((1, 0, 0),) * 3, (), 0.01, ())
-    footprint = Footprint(0.05, 0.1, figures["p99_ms"], 40.0, figures["memory_bytes"], 5_000)
+    footprint = Footprint(0.05, 0.1, figures["p99_ms"], 0.3, 40.0, figures["memory_bytes"], 5_000)
     parity = Parity((Agreement("held-out rows", 5_000, 2e-7, 0, figures["label_differences"]),))
     return Evaluation(
         "v1", "d" * 64, figures["size_bytes"], "f" * 16, "seed_3_1", 0.6, {}, time, None, figures["champion"], parity,
@@ -184,6 +184,14 @@ def test_against_the_champion(difference, worst, expected):
     verdict = judge(evaluation(champion=champion), SETTINGS)
     assert verdict.status is expected
     assert len(verdict.lines) == 12
+
+
+def test_a_champion_that_cannot_be_compared_holds_and_says_why():
+    unknown = Interval(None)
+    champion = Comparison("v0", unknown, unknown, unknown, "", unknown, note="it takes features that are gone: x")
+    verdict = judge(evaluation(champion=champion), SETTINGS)
+    assert verdict.status is INCONCLUSIVE
+    assert verdict.reasons[0].endswith("it takes features that are gone: x")
 
 
 def test_verdict_survives_json():

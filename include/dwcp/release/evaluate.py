@@ -104,6 +104,7 @@ class Comparison:
 
     Differences of accuracy and of executed regret; the gain of throughput as executed. Of all slices, the accuracy
     difference whose interval ends lowest; its level is corrected for the number of slices (Bonferroni).
+    ``note`` says why there is nothing to compare.
     """
 
     version: str
@@ -112,6 +113,7 @@ class Comparison:
     throughput: Interval
     worst_slice: str
     worst_slice_accuracy: Interval
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +302,11 @@ def _rung(name: str, found: dict[str, Interval], test: Dataset, chosen: Ints) ->
 
 def _compare(choice: _Choice, champion: OnnxModel, test: Dataset, settings: Settings) -> Comparison:
     log.info("comparing with champion %s on the same rows", champion.version)
+    gone = [name for name in champion.feature_names if name not in test.feature_names]
+    if gone:
+        nothing = Interval(None)
+        note = f"the champion takes features that the contract no longer has: {', '.join(gone)}"
+        return Comparison(champion.version, nothing, nothing, nothing, "", nothing, note)
     truth, costs, codes = test.labels, test.costs_ms, _codes(test.object_id)
     other = _choose(champion, test, settings)
     ones = np.ones(test.rows)
@@ -326,7 +333,12 @@ def _compare(choice: _Choice, champion: OnnxModel, test: Dataset, settings: Sett
     judged = {where: interval for where, interval in per_slice.items() if interval.upper is not None}
     worst = min(judged, key=lambda where: judged[where].upper or 0.0, default="")
     return Comparison(
-        champion.version, **found, worst_slice=worst, worst_slice_accuracy=judged.get(worst, Interval(None))
+        champion.version,
+        found["accuracy"],
+        found["mean_regret"],
+        found["throughput"],
+        worst,
+        judged.get(worst, Interval(None)),
     )
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pydantic import TypeAdapter
@@ -151,7 +151,8 @@ def _relative(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
     rows, few = evaluation.time.rows, settings.gate_min_rows
     width, tolerance = settings.gate_accuracy_half_width, -settings.gate_champion_tolerance
     source = f"champion {champion.version[:12]}"
-    yield _judged("accuracy against the champion", source, "points", champion.accuracy, tolerance, rows, few, width)
+    line = _judged("accuracy against the champion", source, "points", champion.accuracy, tolerance, rows, few, width)
+    yield replace(line, reason=champion.note or line.reason)
     if champion.worst_slice:
         yield _not_worse(f"worst slice ({champion.worst_slice})", source, champion.worst_slice_accuracy, tolerance)
 
