@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 EPOCHS = 60
 PATIENCE = 8
 """Epochs without a lower validation loss after which training stops; the best epoch's weights are kept."""
-BATCH_ROWS = 256
-LEARNING_RATE = 1e-3
+BATCH_ROWS = 512
+LEARNING_RATE = 2e-3
 HIDDEN_UNITS = (128, 64, 32)
 NORMALISED_LAYERS = (0, 1)
 """Hidden layers that batch normalisation and dropout follow."""
