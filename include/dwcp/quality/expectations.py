@@ -1,7 +1,7 @@
 """The Great Expectations suite as code, derived from the contract. Importing this module imports Great Expectations.
 
 Every expectation carries in its meta: ``severity`` (``fail`` or ``warn``), ``title`` (what it says, for people),
-``column`` and ``expected``.
+``column``, ``expected`` and ``id`` (its place in the suite).
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def build_suite(around: Surroundings, columns: Sequence[Column] = COLUMNS) -> gx
         for column in columns:
             expectations += [*_column(column)]
         expectations += [*_uniqueness(), *_truths(), *_labels(around)]
+    for number, expectation in enumerate(expectations):
+        expectation.meta["id"] = number
     return gx.ExpectationSuite(name="compression_training_data", expectations=expectations)
 
 
