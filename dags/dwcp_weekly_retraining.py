@@ -24,7 +24,7 @@ slowly goes wrong. This run learns from the weeks just measured and publishes **
 5. **build_dataset → train_xgboost, train_network → export_model → evaluate_model**: what is judged is the exported
    file that nodes will load, not the objects in training.
 6. **apply_gate**: PASS, FAIL or INCONCLUSIVE with reasons. FAIL is an answer, not an accident: the run stays **green**
-   and publishing is *skipped*. The reason stands in the log of `publish_model` and in its XCom `skipped_because`.
+   and publishing is *skipped*. The reason stands in the log of `publish_model` and on its *Storage* tab.
 7. **publish_model → verify_published**: the signed bundle, then one atomic swap of the channel document.
 
 **watch_field → act_on_field** look at the model now in the field and roll it back if it does harm. They need the loaded
@@ -32,8 +32,8 @@ rows only, so they run whatever validation, training and gate say.
 
 ### When something is red
 * `load_day`: open the day's log; the source says what it refused. Clear the task to run that day again.
-* `validate`: its *Report* button shows the failing rows. Mend the source, run `dwcp_manual_backfill` for those days,
-  then clear `validate`.
+* `validate`: its report shows the failing rows (the address in its log; *Report* on its *Details* tab). Mend the source,
+  run `dwcp_manual_backfill` for those days, then clear `validate`.
 * Anything else: clear it. Every task may run twice.
 """
 

@@ -7,6 +7,7 @@ a step names its function (``"weekly.load_day"``) and imports it inside the runn
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from airflow.sdk.types import TaskInstanceKey
 
     from dwcp.settings import Settings
+
+log = logging.getLogger(__name__)
 
 TRAINING_TABLE = Asset("dwcp_training_table", uri="dwcp://warehouse/compression_training_data")
 MODEL = Asset("dwcp_model", uri="dwcp://channel/compression_selector")
@@ -58,6 +61,7 @@ TRAIN: dict[str, Any] = {"pool": "dwcp_train", "execution_timeout": timedelta(ho
 FROM_CONTEXT = object()
 """An argument of a step that Airflow's context has under the same name, as ``run_id``."""
 REPORT_KEY = "report"
+REPORTS_URL = "/dwcp/reports/"
 
 
 class ReportLink(BaseOperatorLink):  # type: ignore[misc]
@@ -70,7 +74,7 @@ class ReportLink(BaseOperatorLink):  # type: ignore[misc]
         from airflow.sdk.bases.xcom import BaseXCom
 
         report = BaseXCom.get_value(ti_key=ti_key, key=REPORT_KEY)
-        return f"/dwcp/reports/{report}" if report else ""
+        return f"{REPORTS_URL}{report}" if report else ""
 
 
 def settings_from_connections() -> Settings:
@@ -126,8 +130,8 @@ def step(
     """Make a task of the pure function ``dwcp.pipeline.<function>``, called with ``arguments`` (or ``FROM_CONTEXT``).
 
     ``each`` maps the task over a list. ``skip`` looks at the arguments and may give the reason for doing nothing.
-    ``outlet`` is the asset that a success changes; its event carries the result. ``report`` adds a button to the report
-    that the result, or the exception, names.
+    ``outlet`` is the asset that a success changes; its event carries window and result. ``report`` adds a button, and a
+    line in the log, that lead to the report which the result, or the exception, names.
     """
     name = function.rsplit(".", 1)[1]
 
@@ -135,18 +139,22 @@ def step(
         context = get_current_context()
         reason = skip(given) if skip else None
         if reason:
+            # The exception's text lands in a part of the log that starts folded; these lines are seen at once.
+            for line in reason.split("; "):
+                log.warning("%s", line)
             context["ti"].xcom_push("skipped_because", reason)
             raise AirflowSkipException(reason)
         try:
             made = call(function, **given)
         except Exception as error:
             if report:
-                context["ti"].xcom_push(REPORT_KEY, getattr(error, REPORT_KEY, ""))
+                _keep_report(context["ti"], getattr(error, REPORT_KEY, None))
             raise
         if report:
-            context["ti"].xcom_push(REPORT_KEY, made[REPORT_KEY] or "")
+            _keep_report(context["ti"], made[REPORT_KEY])
         if outlet:
-            context["outlet_events"][outlet].extra = made
+            span = {bound: given[bound] for bound in ("start", "end") if bound in given}
+            context["outlet_events"][outlet].extra = {**span, **made}
         return made
 
     parameters = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in (*arguments, *(each or {}))]
@@ -158,6 +166,15 @@ def step(
     if report:
         placed.operator.operator_extra_links = (ReportLink(),)
     return placed
+
+
+def _keep_report(ti: Any, report: str | None) -> None:
+    """Leave the report's name for ``ReportLink``, also if there is none, and its address in the log."""
+    from airflow.sdk.configuration import conf
+
+    ti.xcom_push(REPORT_KEY, report or "")
+    if report:
+        log.info("report: %s%s%s", conf.get("api", "base_url", fallback="").rstrip("/"), REPORTS_URL, report)
 
 
 def chosen_window(
