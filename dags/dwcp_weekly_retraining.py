@@ -32,8 +32,8 @@ rows only, so they run whatever validation, training and gate say.
 
 ### When something is red
 * `load_day`: open the day's log; the source says what it refused. Clear the task to run that day again.
-* `validate`: its report shows the failing rows (the address in its log; *Report* on its *Details* tab). Mend the source,
-  run `dwcp_manual_backfill` for those days, then clear `validate`.
+* `validate`: its report shows the failing rows (the address in its log; *Report* on its *Details* tab). Mend the
+  source, run `dwcp_manual_backfill` for those days, then clear `validate`.
 * Anything else: clear it. Every task may run twice.
 """
 
