@@ -36,11 +36,11 @@ lint: env ## Check style, types, generated files and the lock
 	@$(RUN)/mypy
 	@$(UV) lock --check --quiet
 	@diff <($(UV) export $(EXPORT)) requirements.txt || { echo "requirements.txt is stale: run make requirements"; exit 1; }
-	@$(RUN)/python tools/generated.py --check
 
 .PHONY: generate
-generate: env ## Write the files that derive from code (data dictionary, DAG pages)
-	@$(RUN)/python tools/generated.py
+generate: env ## Write the pages that derive from code; tests fail while one is stale
+	@$(RUN)/dwcp dictionary > docs/data_dictionary.md
+	@$(RUN)/python tools/dag_docs.py
 
 EXPORT := --locked --no-dev --no-emit-project --no-header --format requirements-txt --quiet
 .PHONY: requirements

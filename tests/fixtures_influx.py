@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +54,20 @@ class InfluxBucket:
 
 @pytest.fixture(scope="session")
 def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
-    """The InfluxDB that ``make influxd`` built, on a free loopback port with a fresh directory.
+    """The InfluxDB that ``make influxd`` built. Skips with the reason when the binary is not there."""
+    try:
+        with running_influxd(tmp_path_factory.mktemp("influxd")) as server:
+            yield server
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
 
-    Skips with the reason when the binary is not there.
-    """
+
+@contextmanager
+def running_influxd(home: Path) -> Iterator[Influxd]:
+    """InfluxDB on a free loopback port with its data in ``home``. Raises ``FileNotFoundError`` if it was not built."""
     path = subprocess.run([BUILD, "--path"], check=True, capture_output=True, text=True).stdout.strip()
     if not os.access(path, os.X_OK):
-        pytest.skip(f"no InfluxDB at {path}: run `make influxd` (it needs Go, cargo and gcc)")
-    home = tmp_path_factory.mktemp("influxd")
+        raise FileNotFoundError(f"no InfluxDB at {path}: run `make influxd` (it needs Go, cargo and gcc)")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -83,13 +83,14 @@ COMMENT ON VIEW regret_by_data_type IS
 
 CREATE VIEW quarantine_by_reason AS
 SELECT
-    reason,
+    -- A row may have several reasons, each "<column> <rule>: <value, limit>"; without the value they can be counted.
+    split_part(one, ':', 1) AS reason,
     source,
     count(*) AS rows,
     min(day) AS first_day,
     max(day) AS last_day,
     min(transfer_id) AS example_transfer_id
-FROM quarantined_transfers
+FROM quarantined_transfers CROSS JOIN LATERAL regexp_split_to_table(quarantined_transfers.reason, '; ') AS one
 GROUP BY 1, 2;
 COMMENT ON VIEW quarantine_by_reason IS 'rows that broke the contract, of all windows';
 

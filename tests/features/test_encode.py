@@ -22,7 +22,7 @@ def test_codes_of_numpy_chunked_and_no_values():
 
 
 def test_edges_of_bins():
-    assert rtt_bin(np.array([0.0, 0.999, 1.0, 9.99, 10.0, 500.0])).tolist() == [1, 1, 2, 2, 3, 3]
+    assert rtt_bin(np.array([0.0, 0.999, 1.0, 10.0, 10.01, 500.0])).tolist() == [1, 1, 2, 2, 3, 3]
     sizes = np.array([1, 1_023, 1_024, 1_048_576, 1_048_577])
     assert size_category(sizes).tolist() == [1, 1, 2, 2, 3]
 

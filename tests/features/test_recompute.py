@@ -29,7 +29,7 @@ def test_seed_bins_follow_the_raw_values():
     log = make_transfers(500)
     features = recompute_features(log)
     rtt = log["rtt_ms"].to_numpy()
-    np.testing.assert_array_equal(features[:, AT["rtt_bin"]], 1 + (rtt >= 1) + (rtt >= 10))
+    np.testing.assert_array_equal(features[:, AT["rtt_bin"]], 1 + (rtt >= 1) + (rtt > 10))
     size = log["data_size_bytes"].to_numpy()
     np.testing.assert_array_equal(features[:, AT["size_category"]], 1 + (size >= 1_024) + (size > 1_048_576))
 

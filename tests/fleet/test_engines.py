@@ -37,6 +37,16 @@ def test_any_bytes_round_trip(payload: bytes, previous: bytes) -> None:
     assert engines.amst_decompress(engines.amst_compress(payload).data).data == payload
 
 
+@given(st.lists(st.integers(-1, 3), max_size=8), st.integers(0, 4_095))
+@settings(max_examples=100, deadline=None)
+def test_hde_round_trips_any_order_of_known_and_new_blocks(order: list[int], tail: int) -> None:
+    """−1 is a block that the previous version lacks; the others are its blocks, block 0 after a new one among them."""
+    blocks = [text(4_096, seed) for seed in range(4)]
+    base = Base.of(b"".join(blocks))
+    payload = b"".join(os.urandom(4_096) if n < 0 else blocks[n] for n in order) + os.urandom(tail)
+    assert engines.hde_decompress(engines.hde_compress(payload, base).data, base) == payload
+
+
 @pytest.mark.parametrize("size", [1, 4_095, 4_096, 4_097, 700_000, 3_000_001])
 @pytest.mark.parametrize("edits", [0, 1, 40])
 def test_hde_round_trips_edited_versions(size: int, edits: int) -> None:

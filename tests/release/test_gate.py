@@ -106,7 +106,7 @@ def evaluation(**changed) -> Evaluation:
     )
     time = SplitScores("time", figures["rows"], 100, 50, 10, rungs, classes, ((1, 0, 0),) * 3, (), 0.01, ())
     footprint = Footprint(0.05, 0.1, figures["p99_ms"], 0.3, 40.0, figures["memory_bytes"], 5_000)
-    parity = Parity((Agreement("held-out rows", 5_000, 2e-7, 0, figures["label_differences"]),))
+    parity = Parity((Agreement("held-out rows", 5_000, 2e-7, 0, 0, figures["label_differences"]),))
     return Evaluation(
         "v1", "d" * 64, figures["size_bytes"], "f" * 16, "seed_3_1", 0.6, {}, time, None, figures["champion"], parity,
         (), footprint,

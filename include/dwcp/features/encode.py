@@ -22,8 +22,9 @@ def enum_codes(values: pa.Array | pa.ChunkedArray | NDArray[np.str_], known: tup
 
 
 def rtt_bin(rtt_ms: NDArray[np.float64]) -> NDArray[np.float32]:
-    """1 datacenter (< 1 ms), 2 metro (< 10 ms), 3 WAN (seed §4.2.1)."""
-    return (np.digitize(rtt_ms, RTT_BINS_MS) + 1).astype(np.float32)
+    """1 datacenter (< 1 ms), 2 metro (up to and with 10 ms), 3 WAN (seed §4.2.1)."""
+    datacenter, metro = RTT_BINS_MS
+    return (1 + (rtt_ms >= datacenter) + (rtt_ms > metro)).astype(np.float32)
 
 
 def size_category(size_bytes: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -131,7 +131,9 @@ def hde_decompress(data: bytes, base: Base | None) -> bytes:
         at += 4 * frame_count
         out = bytearray(size)
         previous = memoryview(base.payload)
-        for start, stop in _runs(np.diff(references) != 1, references):
+        # A literal's 0 before a reference to block 0, which is 1, is no run.
+        breaks = (np.diff(references) != 1) | (references[:-1] == 0)
+        for start, stop in _runs(breaks, references):
             first = int(references[start]) - 1
             if first >= 0:
                 length = (stop - start) * BLOCK_BYTES

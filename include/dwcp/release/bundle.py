@@ -37,7 +37,7 @@ MANIFEST, SIGNATURE, MODEL, CARD, SAMPLE = "manifest.json", "manifest.sig", "mod
 MAX_FILE_BYTES = 64 * 2**20
 """No file of a bundle may be larger, whatever its manifest says: a reader's memory is bounded by it."""
 MAX_MANIFEST_BYTES = 2**20
-PROBABILITY_TOLERANCE = 1e-6
+PROBABILITY_TOLERANCE = 1e-5
 """How far the stored sample's probabilities may be off on another CPU (seed parity of the exports)."""
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

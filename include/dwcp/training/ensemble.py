@@ -45,10 +45,10 @@ def log_inputs(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return logged
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Row-wise softmax."""
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Row-wise softmax, rounded to float32 at the end."""
     exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: NDArray[np.float32] = exponent / exponent.sum(axis=1, keepdims=True)
+    shares: NDArray[np.float32] = (exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32)
     return shares
 
 
@@ -86,15 +86,19 @@ class Network:
         return sum(name.startswith("dense_") and name.endswith("/kernel") for name in self.weights)
 
     def predict_proba(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities of the classes, shape (rows, classes)."""
-        value = (log_inputs(features) - self.mean) / self.scale
+        """Probabilities of the classes, shape (rows, classes).
+
+        In float64 from the logged inputs on: the reference must not add a rounding error of its own to the exports'.
+        """
+        weights = {name: value.astype(np.float64) for name, value in self.weights.items()}
+        value = (log_inputs(features).astype(np.float64) - self.mean) / self.scale
         for layer in range(self.layers):
-            value = value @ self.weights[f"dense_{layer}/kernel"] + self.weights[f"dense_{layer}/bias"]
+            value = value @ weights[f"dense_{layer}/kernel"] + weights[f"dense_{layer}/bias"]
             if layer < self.layers - 1:
-                value = np.maximum(value, np.float32(0))
-            if f"norm_{layer}/gamma" in self.weights:
-                gamma, beta, mean, variance = (self.weights[f"norm_{layer}/{part}"] for part in NORM_PARTS)
-                value = gamma * (value - mean) / np.sqrt(variance + np.float32(BATCH_NORM_EPSILON)) + beta
+                value = np.maximum(value, 0.0)
+            if f"norm_{layer}/gamma" in weights:
+                gamma, beta, mean, variance = (weights[f"norm_{layer}/{part}"] for part in NORM_PARTS)
+                value = gamma * (value - mean) / np.sqrt(variance + BATCH_NORM_EPSILON) + beta
         return softmax(value)
 
     def to_bytes(self) -> bytes:
