@@ -161,3 +161,26 @@ def test_a_probe_sees_noise_text_and_known_blocks() -> None:
     assert zero.compressibility_score > 0.9
     with pytest.raises(ValueError, match="empty"):
         probe(b"", ())
+
+
+def test_a_measurement_waits_for_a_fast_moment_and_is_taken_again_if_it_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 30.0)
+    times = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(module, "measure_payload", lambda *_: {"zstd_ms": next(times), "zstd_bytes": 7})
+    watch = module._Watch()
+    # settle: slow, then fast; after the first try slow again; then settle fast, end fast.
+    looks = iter([1.4, 1.0, 1.3, 1.0, 1.0])
+    monkeypatch.setattr(watch, "look", lambda: next(looks))
+    found, speed = module._in_a_fast_moment(b"x", None, 1, watch)
+    assert (found, speed) == ({"zstd_ms": 1.0, "zstd_bytes": 7}, 1.0)
+    assert next(times) == 2.0, "no third try"
+
+
+def test_a_machine_that_stays_slow_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = module._Watch()
+    monkeypatch.setattr(watch, "look", lambda: 1.4)
+    _, speed = module._in_a_fast_moment(b"x" * 100, None, 1, watch)
+    watch.payload_ratios.append(speed)
+    assert speed == 1.4
+    assert watch.report()["noisy"]
+    assert watch.report()["slow_share"] == 1.0

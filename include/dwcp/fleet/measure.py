@@ -2,8 +2,12 @@
 
 Times are CPU time read inside the thread that does the work, the minimum of at least five runs. Everything is measured
 twice, independently (sets ``a`` and ``b``): the second set is the labels' ceiling. Work is kept after each object, so
-an interrupted recording goes on where it stopped. The machine is watched: a reference kernel before every payload,
-other processes' CPU and the hypervisor's steal; what was seen stands in the manifest.
+an interrupted recording goes on where it stopped.
+
+The machine is watched: other processes' CPU, the hypervisor's steal, and a reference kernel of fixed work. A virtual
+core often has two speeds, as its sibling is idle or not, and changes between them every few seconds; steal does not
+show it. So every measurement waits for a moment when the kernel runs at its best speed, and is taken again if that
+moment had passed by its end. What was seen, and how many payloads were measured at a slower speed, is in the manifest.
 """
 
 from __future__ import annotations
@@ -40,8 +44,15 @@ SETS = ("a", "b")
 _SHORTEST_RUN_NS = 100_000
 _BUSY_CPUS = 0.25
 _BUSY_STEAL = 0.01
-_BUSY_REFERENCE = 1.05
-_REFERENCE_RUNS = 5
+_SLOW = 1.10
+"""A moment is slow when the reference kernel takes this many times its least."""
+_SLOW_SHARE = 0.05
+"""More payloads than this measured in slow moments make a library noisy."""
+WARM_UP_S = 20.0
+PATIENCE_S = 0.5
+"""How long one measurement waits for a fast moment, all its tries together."""
+_TRIES = 2
+_REFERENCE_RUNS = 3
 _REPEAT_OBJECTS = 12
 
 
@@ -88,6 +99,7 @@ def _record(out: Path, objects: list[PayloadObject], runs: int, command: str, mi
     parts = out.with_name(f"{out.name}.parts-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
     parts.mkdir(exist_ok=True)
     watch = _Watch()
+    watch.warm_up()
     began = time.monotonic()
     kept = 0
     for number, item in enumerate(objects):
@@ -108,6 +120,7 @@ def _record(out: Path, objects: list[PayloadObject], runs: int, command: str, mi
     out_path = out / PROFILE_NAME
     pq.write_table(table, out_path, compression="zstd", compression_level=15)
     profiles = Profiles(table)
+    watch.payload_ratios = profiles.column("reference_ratio").tolist()  # those of an interrupted recording too
     manifest = {
         "sha256": hashlib.sha256(out_path.read_bytes()).hexdigest(),
         "command": command,
@@ -141,7 +154,6 @@ def _measure_object(item: PayloadObject, runs: int, watch: _Watch) -> Iterable[d
     for version, payload in enumerate(item.versions()):
         if not payload:
             raise ValueError(f"version {version} of {item.object_id} is empty: nothing to transfer")
-        reference = watch.look()
         row: dict[str, Any] = {
             "object_id": item.object_id,
             "data_type": item.data_type,
@@ -149,7 +161,6 @@ def _measure_object(item: PayloadObject, runs: int, watch: _Watch) -> Iterable[d
             "version": version,
             "size_bytes": len(payload),
             "payload_digest": hashlib.blake2b(payload, digest_size=16).hexdigest(),
-            "reference_ratio": reference,
         }
         known = frozenset(base.hashes) if base is not None else frozenset()
         looks = [probe(payload, known, PROBE_BLOCKS) for _ in range(2)]
@@ -159,13 +170,33 @@ def _measure_object(item: PayloadObject, runs: int, watch: _Watch) -> Iterable[d
             "delta_potential": looks[0].delta_potential,
             "probe_time_ms": min(look.time_ms for look in looks),
         }
+        speeds = []
         for name in SETS:
+            found, speed = _in_a_fast_moment(payload, base, runs, watch)
+            speeds.append(speed)
             row |= {
-                key if key.endswith(("_bytes", "_rate")) else f"{key}_{name}": value
-                for key, value in measure_payload(payload, base, runs).items()
+                key if key.endswith(("_bytes", "_rate")) else f"{key}_{name}": value for key, value in found.items()
             }
+        row["reference_ratio"] = max(speeds)
+        watch.payload_ratios.append(max(speeds))
         yield row
         base = Base.of(payload)
+
+
+def _in_a_fast_moment(payload: bytes, base: Base | None, runs: int, watch: _Watch) -> tuple[dict[str, Any], float]:
+    """One measurement, and the machine's speed at its slower end (1 is the best). Tries share one patience."""
+    found: dict[str, Any] = {}
+    slowest = float("inf")
+    deadline = time.monotonic() + PATIENCE_S
+    for _ in range(_TRIES):
+        before = watch.settle(deadline)
+        one = measure_payload(payload, base, runs)
+        # Sizes do not change; of times the least counts, as within one try.
+        found = {key: min(value, found[key]) for key, value in one.items()} if found else one
+        slowest = min(slowest, max(before, watch.look()))
+        if slowest <= _SLOW or time.monotonic() > deadline:
+            break
+    return found, slowest
 
 
 def measure_payload(payload: bytes, base: Base | None, runs: int) -> dict[str, Any]:
@@ -259,25 +290,44 @@ def _cpu_name() -> str:
 
 @dataclass
 class _Watch:
-    """A reference kernel of fixed work, timed before every payload, and the machine's own counters."""
+    """A reference kernel of fixed work, timed around every measurement, and the machine's own counters."""
 
-    reference_ms: list[float] = field(default_factory=list)
+    best_ms: float = float("inf")
+    payload_ratios: list[float] = field(default_factory=list)
+    waited_s: float = 0.0
     began: float = field(default_factory=time.monotonic)
     own: os.times_result = field(default_factory=os.times)
     ticks: tuple[int, int] = field(default_factory=_cpu_ticks)
-    block: bytes = field(default_factory=lambda: np.random.default_rng(0).integers(0, 16, 1 << 17, np.uint8).tobytes())
+    text: bytes = field(default_factory=lambda: b"".join(b"%d transfers, " % (n * n % 9973) for n in range(40_000)))
 
     def look(self) -> float:
-        """Time the kernel as engines are timed, the minimum of a few runs; its ratio to the fastest so far.
+        """Time the kernel; its ratio to the fastest so far, 1 being the best.
 
-        A single run would tell of caches that making the payload left cold, not of the machine.
+        Timed as engines are: a single run would tell of caches that making the payload left cold, not of the machine.
         """
-        best_ns, _ = _minimum_ns(lambda: engines.zstd_compress(self.block), _REFERENCE_RUNS)
-        self.reference_ms.append(best_ns / 1e6)
-        return self.reference_ms[-1] / min(self.reference_ms)
+        best_ns, _ = _minimum_ns(lambda: engines.zstd_compress(self.text), _REFERENCE_RUNS)
+        self.best_ms = min(self.best_ms, best_ns / 1e6)
+        return best_ns / 1e6 / self.best_ms
+
+    def warm_up(self, seconds: float = WARM_UP_S) -> None:
+        """Look for a while, so that the best speed is known before the first measurement."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.look()
+            time.sleep(0.05)
+
+    def settle(self, deadline: float) -> float:
+        """Wait for a fast moment, at most until ``deadline`` (monotonic); the last look."""
+        began = time.monotonic()
+        ratio = self.look()
+        while ratio > _SLOW and time.monotonic() < deadline:
+            time.sleep(0.1)
+            ratio = self.look()
+        self.waited_s += time.monotonic() - began
+        return ratio
 
     def report(self) -> dict[str, Any]:
-        """CPUs that others used, share of steal, the kernel's median over its minimum, and the verdict."""
+        """CPUs that others used, share of steal, share of payloads measured in slow moments, and the verdict."""
         busy, steal = _cpu_ticks()
         spent = time.monotonic() - self.began
         now = os.times()
@@ -285,13 +335,14 @@ class _Watch:
         ticks = os.sysconf("SC_CLK_TCK")
         others = max(0.0, ((busy - self.ticks[0]) / ticks - own) / spent)
         stolen = (steal - self.ticks[1]) / ticks / spent / (os.cpu_count() or 1)
-        ratio = float(np.median(self.reference_ms) / min(self.reference_ms)) if self.reference_ms else 1.0
-        noisy = others > _BUSY_CPUS or stolen > _BUSY_STEAL or ratio > _BUSY_REFERENCE
+        slow = float(np.mean(np.array(self.payload_ratios) > _SLOW)) if self.payload_ratios else 0.0
+        noisy = others > _BUSY_CPUS or stolen > _BUSY_STEAL or slow > _SLOW_SHARE
         return {
             "noisy": bool(noisy),
             "others_cpus": round(others, 3),
             "steal_share": round(stolen, 4),
-            "reference_median_over_minimum": round(ratio, 3),
+            "slow_share": round(slow, 4),
+            "waited_s": round(self.waited_s, 1),
             "load_average": round(os.getloadavg()[0], 2),
             "seconds": round(spent, 1),
         }
@@ -301,5 +352,5 @@ class _Watch:
         seen = self.report()
         return (
             f"others use {seen['others_cpus']:.2f} CPUs, steal {seen['steal_share']:.1%}, "
-            f"reference kernel {seen['reference_median_over_minimum']:.2f} x its minimum"
+            f"{seen['slow_share']:.1%} of payloads in slow moments, {seen['waited_s']:.0f} s waited for fast ones"
         )

@@ -126,7 +126,7 @@ def _artifact(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
     yield _exact("model size", "seed §8.2", "byte", evaluation.size_bytes, settings.gate_size_bytes)
     yield _exact("memory", "seed §8.2", "byte", memory_bytes, settings.gate_memory_bytes)
     parity = evaluation.parity
-    disagreeing = max(parity.label_differences, parity.refused) if parity.rows else None
+    disagreeing = parity.disagreeing if parity.rows else None
     yield _exact("rows that differ from what was trained", "parity", "count", disagreeing, 0)
 
 
