@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain, task
 
-from dwcp.settings import Settings
+from dwcp.settings import SPLITS, Settings
 from wiring import DAG_DEFAULT_ARGS, FROM_CONTEXT, LOAD, MODEL, TRAIN, TRAINING_TABLE, call, chosen_window, step
 
 WHY = """
@@ -101,8 +101,9 @@ with DAG(
     validated = step("weekly.validate", LOAD, outlet=TRAINING_TABLE, report=True, **span)
     built = step("weekly.build_dataset", {**LOAD, "multiple_outputs": True}, **span)
     dataset = built["dataset"]
-    xgboost = step("weekly.train_xgboost", TRAIN, dataset=dataset)
-    network = step("weekly.train_network", TRAIN, dataset=dataset)
+    by_split = {**TRAIN, "map_index_template": "{{ task.op_kwargs['split'] }}"}
+    xgboost = step("weekly.train_xgboost", by_split, each={"split": list(SPLITS)}, dataset=dataset)
+    network = step("weekly.train_network", by_split, each={"split": list(SPLITS)}, dataset=dataset)
     exported = step("weekly.export_model", TRAIN, dataset=dataset, xgboost=xgboost, network=network)
     evaluation = step(
         "weekly.evaluate_model", TRAIN, report=True, run_id=FROM_CONTEXT, dataset=dataset, exported=exported

@@ -121,7 +121,7 @@ def step(
     function: str,
     operator: Mapping[str, Any] | None = None,
     *,
-    each: Mapping[str, XComArg] | None = None,
+    each: Mapping[str, XComArg | list[str]] | None = None,
     skip: Callable[[dict[str, Any]], str | None] | None = None,
     outlet: Asset | None = None,
     report: bool = False,

@@ -57,7 +57,7 @@ def _dag(dag: Any) -> str:
                 ("task", "after", "pool", "time limit", "retries", "changes"),
                 [
                     (
-                        f"`{task.task_id}`" + (" (one a day)" if task.is_mapped else ""),
+                        f"`{task.task_id}`" + (" (mapped)" if task.is_mapped else ""),
                         ", ".join(f"`{name}`" for name in sorted(task.upstream_task_ids)),
                         f"`{task.pool}`",
                         f"{task.execution_timeout.total_seconds() / 60:.0f} min",

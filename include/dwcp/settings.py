@@ -15,6 +15,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from dwcp.contract import BUCKET
 
+SPLITS = ("time", "random")
+"""How the training window is cut: the gate looks at the time split; a random one, with a model of its own, is beside."""
+
 
 class Settings(BaseSettings):
     """Immutable settings of one process. Secrets print as asterisks."""

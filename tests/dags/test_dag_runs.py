@@ -55,8 +55,8 @@ def steps(monkeypatch: pytest.MonkeyPatch, dags) -> Steps:
             "reconcile": COUNTS,
             "validate": {"passed": True, "report": "quality/r.html"},
             "build_dataset": {"dataset": {"data": "sha256:1/d"}, "rows": {"train": 1}},
-            "train_xgboost": {"time": "sha256:2/x"},
-            "train_network": {"time": "sha256:3/n"},
+            "train_xgboost": {"split": "time", "model": "sha256:2/x"},
+            "train_network": {"split": "time", "model": "sha256:3/n"},
             "export_model": {"version": "v1", "onnx": "sha256:4/o"},
             "evaluate_model": {"evaluation": "sha256:5/e", "report": "evaluation/r.html"},
             "apply_gate": {"version": "v1", "verdict": "PASS", "reasons": []},
@@ -87,7 +87,7 @@ def run(dag, **conf: Any) -> tuple[str, dict[str, str]]:
 def test_a_week_that_passes_is_published_and_verified(dags, steps: Steps) -> None:
     state, states = run(dags["dwcp_weekly_retraining"], **WEEK)
     assert state == "success"
-    assert len(states) == 15
+    assert len(states) == 17
     assert set(states.values()) == {"success"}
     assert steps.of("plan_window") == [WEEK]
     assert sorted(call["day"] for call in steps.of("load_day")) == DAYS

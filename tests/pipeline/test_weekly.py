@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from dwcp.pipeline import QualityGateFailed, ReconcileFailed, weekly
-from dwcp.settings import Settings
+from dwcp.settings import SPLITS, Settings
 from transfers import START, archive_transfers, make_transfers, replace
 
 DAYS = 14
@@ -155,7 +155,7 @@ def test_the_same_window_and_settings_give_the_same_version(settings: Settings, 
     for home in ("one", "two"):
         there = settings.model_copy(update={"home": tmp_path / home})
         dataset = weekly.build_dataset(there, **span)["dataset"]
-        xgboost = weekly.train_xgboost(there, dataset=dataset)
-        network = weekly.train_network(there, dataset=dataset)
+        xgboost = [weekly.train_xgboost(there, dataset=dataset, split=split) for split in SPLITS]
+        network = [weekly.train_network(there, dataset=dataset, split=split) for split in SPLITS]
         versions.add(weekly.export_model(there, dataset=dataset, xgboost=xgboost, network=network)["version"])
     assert len(versions) == 1

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dwcp.pipeline import QualityGateFailed, ReconcileFailed
 from dwcp.pipeline.ingest import COUNTS, load_day
 from dwcp.pipeline.site import dsn
-from dwcp.settings import Settings
+from dwcp.settings import SPLITS, Settings
 from dwcp.store import Store, write_atomically
 from dwcp.window import Window
 
@@ -39,8 +39,6 @@ __all__ = [
     "watch_field",
 ]
 log = logging.getLogger(__name__)
-SPLITS = ("time", "random")
-"""The gate looks at the time split; a model of its own on a random split is reported beside it."""
 
 
 def plan_window(settings: Settings, *, start: str, end: str) -> dict[str, Any]:
@@ -133,40 +131,41 @@ def build_dataset(settings: Settings, *, run_id: str, start: str, end: str) -> d
     }
 
 
-def train_xgboost(settings: Settings, *, dataset: Mapping[str, str]) -> dict[str, str]:
-    """Train XGBoost on each split; references to its JSON by split."""
+def train_xgboost(settings: Settings, *, dataset: Mapping[str, str], split: str) -> dict[str, str]:
+    """Train XGBoost on one of ``SPLITS``; the reference to its JSON."""
     from dwcp.training import xgb
 
-    data = _dataset(settings, dataset)
-    return {
-        split: _store(settings).put("xgboost.json", xgb.train_xgboost(_split(data, split, settings), settings))
-        for split in SPLITS
-    }
+    data = _split(_dataset(settings, dataset), split, settings)
+    return {"split": split, "model": _store(settings).put("xgboost.json", xgb.train_xgboost(data, settings))}
 
 
-def train_network(settings: Settings, *, dataset: Mapping[str, str]) -> dict[str, str]:
-    """Train the network on each split; references to its weights by split."""
+def train_network(settings: Settings, *, dataset: Mapping[str, str], split: str) -> dict[str, str]:
+    """Train the network on one of ``SPLITS``; the reference to its weights."""
     from dwcp.training import network
 
-    data = _dataset(settings, dataset)
-    return {
-        split: _store(settings).put("network.zip", network.train_network(_split(data, split, settings), settings))
-        for split in SPLITS
-    }
+    data = _split(_dataset(settings, dataset), split, settings)
+    return {"split": split, "model": _store(settings).put("network.zip", network.train_network(data, settings))}
 
 
 def export_model(
-    settings: Settings, *, dataset: Mapping[str, str], xgboost: Mapping[str, str], network: Mapping[str, str]
+    settings: Settings,
+    *,
+    dataset: Mapping[str, str],
+    xgboost: Iterable[Mapping[str, str]],
+    network: Iterable[Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Assemble the ensemble, name its version and write it as one ONNX graph; the gate asks whether both agree."""
+    """Assemble each split's ensemble from what its trainers returned, name the version and write one ONNX graph.
+
+    The graph is the time split's; the gate asks whether it agrees with what was trained.
+    """
     from dwcp.export.onnx_graph import build_onnx
     from dwcp.release.registry import code_digest, lock_digest, settings_digest, version_of
     from dwcp.training.ensemble import assemble
 
     store = _store(settings)
+    trees, networks = ({one["split"]: store.get(one["model"]) for one in trained} for trained in (xgboost, network))
     ensembles = {
-        split: assemble(store.get(xgboost[split]), store.get(network[split]), xgboost_weight=settings.xgboost_weight)
-        for split in SPLITS
+        split: assemble(trees[split], networks[split], xgboost_weight=settings.xgboost_weight) for split in SPLITS
     }
     version = version_of(
         window=Window.parse(dataset["start"], dataset["end"]),
@@ -360,8 +359,8 @@ def run_weekly(settings: Settings, *, run_id: str, start: str, end: str, source:
     exported = export_model(
         settings,
         dataset=dataset,
-        xgboost=train_xgboost(settings, dataset=dataset),
-        network=train_network(settings, dataset=dataset),
+        xgboost=[train_xgboost(settings, dataset=dataset, split=split) for split in SPLITS],
+        network=[train_network(settings, dataset=dataset, split=split) for split in SPLITS],
     )
     evaluation = evaluate_model(settings, run_id=run_id, dataset=dataset, exported=exported)
     gate = apply_gate(settings, evaluation=evaluation)
