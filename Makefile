@@ -19,7 +19,7 @@ demo: env ## Run the weekly pipeline on measured input: seven weeks backfilled, 
 
 .PHONY: test
 test: env influxd browser lint ## Run every check that CI runs
-	@$(RUN)/python -m pytest
+	@$(RUN)/python -m pytest -n 4 --dist loadfile
 
 .PHONY: ui
 ui: env ## Start Airflow on loopback with a login, ready for a weekly run by hand (Ctrl-C stops it)

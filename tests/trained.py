@@ -14,7 +14,9 @@ from dwcp.training.ensemble import Ensemble, assemble
 from dwcp.training.split import split_at_random, split_by_time
 from transfers import make_transfers
 
-SETTINGS = Settings(bootstrap_rounds=200)
+# One thread: two that wait for one another on a busy machine take many times as long, and TensorFlow allows one number
+# of threads a process, so every test trains with this one.
+SETTINGS = Settings(bootstrap_rounds=200, training_threads=1)
 
 
 @cache
@@ -38,8 +40,7 @@ def ensemble() -> Ensemble:
     before = xgb.ROUNDS, network.EPOCHS
     xgb.ROUNDS, network.EPOCHS = 25, 4
     try:
-        # One thread: two that wait for one another on a busy machine take many times as long.
-        booster = xgb.train_xgboost(dataset(), SETTINGS.model_copy(update={"training_threads": 1}))
+        booster = xgb.train_xgboost(dataset(), SETTINGS)
         weights = network.train_network(dataset(), SETTINGS)
     finally:
         xgb.ROUNDS, network.EPOCHS = before

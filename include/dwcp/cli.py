@@ -64,6 +64,15 @@ def summary(run_id: Annotated[str | None, typer.Argument(help="Default: the last
     Console().print(render_summary(local_settings(), run_id))
 
 
+@app.command(rich_help_panel=WEEKLY)
+def evaluation(run_id: Annotated[str | None, typer.Argument(help="Default: the last run.")] = None) -> None:
+    """Print a run's evaluation as Markdown: the ladder and the gate exactly as found."""
+    from dwcp.pipeline.site import local_settings
+    from dwcp.pipeline.summary import evaluation_markdown
+
+    typer.echo(evaluation_markdown(local_settings(), run_id), nl=False)
+
+
 @app.command(rich_help_panel=DATA)
 def backfill(
     start: Start,

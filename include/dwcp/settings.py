@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from dwcp.contract import BUCKET
 
 SPLITS = ("time", "random")
-"""How the training window is cut: the gate looks at the time split; a random one, with a model of its own, is beside."""
+"""How the training window is cut. The gate looks at the time split; a random one, with its own model, stands beside."""
 
 
 class Settings(BaseSettings):

@@ -27,6 +27,7 @@ LENIENT = {
     "gate_min_rows": 10,
     "gate_memory_bytes": 10**10,
     "bootstrap_rounds": 50,
+    "training_threads": 1,
 }
 
 

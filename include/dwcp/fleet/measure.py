@@ -99,7 +99,7 @@ def _record(out: Path, objects: list[PayloadObject], runs: int, command: str, mi
     parts = out.with_name(f"{out.name}.parts-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
     parts.mkdir(exist_ok=True)
     watch = _Watch()
-    watch.warm_up()
+    watch.warm_up(WARM_UP_S)
     began = time.monotonic()
     kept = 0
     for number, item in enumerate(objects):
@@ -309,7 +309,7 @@ class _Watch:
         self.best_ms = min(self.best_ms, best_ns / 1e6)
         return best_ns / 1e6 / self.best_ms
 
-    def warm_up(self, seconds: float = WARM_UP_S) -> None:
+    def warm_up(self, seconds: float) -> None:
         """Look for a while, so that the best speed is known before the first measurement."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -12,6 +15,7 @@ from rich.text import Text
 from dwcp.pipeline.ingest import COUNTS
 from dwcp.pipeline.site import dsn
 from dwcp.settings import Settings
+from dwcp.store import Store
 from dwcp.window import Window
 
 if TYPE_CHECKING:
@@ -24,12 +28,7 @@ COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 def render_summary(settings: Settings, run_id: str | None = None) -> RenderableType:
     """The last weekly run that reached the gate, or the one named. Raises ``ValueError`` if there is none."""
-    from dwcp.release.registry import list_versions
-
-    found = [model for model in list_versions(settings) if run_id in (None, model.run_id)]
-    if not found:
-        raise ValueError(f"no model was registered by run {run_id}" if run_id else "no weekly run reached the gate yet")
-    model = found[0]
+    model = _model_of(settings, run_id)
     week = Window.parse(*model.metrics["week"])  # type: ignore[misc]
     return Group(
         Text(f"\nDWCP weekly run {model.run_id}", style="bold"),
@@ -38,6 +37,23 @@ def render_summary(settings: Settings, run_id: str | None = None) -> RenderableT
         _labels(settings, week),
         _gate(model),
         _outcome(settings, model),
+    )
+
+
+def evaluation_markdown(settings: Settings, run_id: str | None = None) -> str:
+    """The evaluation of the last run that reached the gate, or the one named: ``docs/compression_selector_eval.md``."""
+    from dwcp.release.card import evaluation_page
+    from dwcp.release.evaluate import Evaluation
+    from dwcp.release.gate import Verdict
+
+    model = _model_of(settings, run_id)
+    evaluation = Evaluation.from_json(Store(settings.store_dir).get(model.artifacts["evaluation.json"]))
+    page = evaluation_page(evaluation, Verdict.from_json(json.dumps(model.metrics["gate"])))
+    # Times in it are those of this machine: the evaluation's own process ran here.
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
+    machine = f"{cpu.partition(':')[2].strip() or platform.machine()}, {os.cpu_count()} cores"
+    return (
+        f"{page}\nPrinted by `dwcp evaluation` from run `{model.run_id}`, {model.registered_at:%Y-%m-%d}; {machine}.\n"
     )
 
 
@@ -58,6 +74,15 @@ def render_models(settings: Settings) -> RenderableType:
             ", ".join(regions),
         )
     return table
+
+
+def _model_of(settings: Settings, run_id: str | None) -> RegisteredVersion:
+    from dwcp.release.registry import list_versions
+
+    found = [model for model in list_versions(settings) if run_id in (None, model.run_id)]
+    if not found:
+        raise ValueError(f"no model was registered by run {run_id}" if run_id else "no weekly run reached the gate yet")
+    return found[0]
 
 
 def _table(title: str, *columns: str) -> Table:
