@@ -7,6 +7,8 @@ UV := .tools/bin/uv
 RUN := .venv/bin
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export UV_PYTHON_DOWNLOADS = never
+# The machine's own certificates where it has them: a company's proxy is known there and nowhere else.
+export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/certs/ca-certificates.crt),true,false)
 export DWCP_HOME ?= $(CURDIR)/.dwcp
 
 .PHONY: help
