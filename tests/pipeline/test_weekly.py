@@ -11,6 +11,7 @@ import pytest
 
 from dwcp.pipeline import QualityGateFailed, ReconcileFailed, weekly
 from dwcp.settings import SPLITS, Settings
+from dwcp.training import network, xgb
 from transfers import START, archive_transfers, make_transfers, replace
 
 DAYS = 14
@@ -34,6 +35,13 @@ LENIENT = {
 def day_of(number: int, **options: object) -> tuple[date, pa.Table]:
     start = START + timedelta(days=number)
     return start.date(), make_transfers(300, start=start, seed=number, **options)
+
+
+@pytest.fixture
+def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real training, cut short: what is tested is what happens to a model."""
+    monkeypatch.setattr(xgb, "ROUNDS", 25)
+    monkeypatch.setattr(network, "EPOCHS", 4)
 
 
 @pytest.fixture
@@ -120,6 +128,7 @@ def test_a_red_quality_gate_hides_the_window_and_keeps_its_page(settings: Settin
         assert cursor.fetchone() == (0,)
 
 
+@pytest.mark.usefixtures("short_training")
 def test_from_archive_to_published_and_back(settings: Settings):
     """Each of two weeks publishes a model; a rollback takes the second back; what the gate fails is not published."""
     from dwcp.release.publish import rollback
@@ -147,6 +156,7 @@ def test_from_archive_to_published_and_back(settings: Settings):
     assert len(list_versions(settings)) == 3
 
 
+@pytest.mark.usefixtures("short_training")
 def test_the_same_window_and_settings_give_the_same_version(settings: Settings, tmp_path: Path):
     loads = load(settings, 0, DAYS)
     span = {"run_id": "r", "start": START.isoformat(), "end": WEEK["end"]}
