@@ -208,7 +208,7 @@ def expected(columns: tuple[Column, ...]) -> list[tuple[str, str, int | None]]:
     ]
 
 
-def test_the_migrated_table_has_the_contracts_columns_in_its_order(warehouse: Warehouse) -> None:
+def test_the_migrated_table_has_the_contracts_columns_the_seeds_first(warehouse: Warehouse) -> None:
     with closing(psycopg2.connect(warehouse.owner_dsn)) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT column_name, data_type, character_maximum_length FROM information_schema.columns "
@@ -216,6 +216,9 @@ def test_the_migrated_table_has_the_contracts_columns_in_its_order(warehouse: Wa
         )
         found = cursor.fetchall()
     assert found[0][0] == "id"
-    assert found[1:] == expected(COLUMNS)
+    seeds = [column for column in COLUMNS if column.seed]
+    assert found[1 : len(seeds) + 1] == expected(tuple(seeds))
+    # Columns that a later migration adds come last in the table, wherever the contract has them.
+    assert sorted(found[1:]) == sorted(expected(COLUMNS))
     extra = replace(COLUMNS[-1], name="battery")
-    assert found[1:] != expected((*COLUMNS, extra))
+    assert sorted(found[1:]) != sorted(expected((*COLUMNS, extra)))

@@ -46,6 +46,9 @@ FULLY_MEASURED = ",".join(ALGORITHMS)
 """The value of ``measured_candidates`` when every algorithm was measured; only such rows get a label."""
 ROLLOUT_BUCKETS = 10_000
 
+AMST_CHUNK_BYTES = 262_144
+"""AMST deals a payload in chunks of this size to its streams in turn; a stream is a thread."""
+
 RTT_BINS_MS = (1.0, 10.0)
 """Seed §4.2.1: below 1 ms datacenter, up to 10 ms metro, beyond it WAN."""
 SIZE_BINS_BYTES = (1_024, 1_048_576)
@@ -150,6 +153,19 @@ DERIVED_FEATURES = (
     Feature("bandwidth_ratio", "ratio", 1.0, 1e-6, 1e6, "bandwidth over the EMA of past bandwidth to this peer"),
     Feature("jitter_average_ms", "ms", 0.5, 0.0, 60_000.0, "moving average of jitter to this peer"),
     Feature("size_category", "code", 0.0, 0.0, 3.0, "size bin of §4.2.2", ("small", "medium", "large")),
+    # What a node can know before it chooses, and the cost structure that follows from it.
+    Feature("known_share", "fraction", 0.0, 0.0, 1.0, "share of the payload's bytes in blocks that the peer has"),
+    Feature("peer_has_version", "code", 0.0, 0.0, 1.0, "1 if the peer holds an earlier version of the object"),
+    Feature("amst_streams", "count", 1.0, 1.0, 1_024.0, "streams that AMST would cut the payload into"),
+    Feature("recent_hde_ms_per_mb", "ms/MB", 8.0, 1e-6, 1e6, "EMA of HDE's time, both ways, on this object"),
+    Feature("recent_amst_ms_per_mb", "ms/MB", 1.0, 1e-6, 1e6, "EMA of AMST's time of one thread on this object"),
+    Feature("recent_zstd_ms_per_mb", "ms/MB", 3.0, 1e-6, 1e6, "EMA of zstd's time, both ways, on this object"),
+    Feature("history_source", "code", 0.0, 0.0, 2.0, "whose past the times are", ("data_type", "object")),
+    Feature("hde_cost_ratio", "ratio", 1.0, 0.0, 1e6, "HDE's cost by history over that of sending uncompressed"),
+    Feature("amst_cost_ratio", "ratio", 1.0, 0.0, 1e6, "AMST's cost by history over that of sending uncompressed"),
+    Feature("hde_amst_cost_ratio", "ratio", 1.0, 0.0, 1e6, "HDE's cost by history over AMST's"),
+    Feature("probe_hde_cost_ratio", "ratio", 1.0, 0.0, 1e6, "HDE's cost by probe over that of sending uncompressed"),
+    Feature("probe_amst_cost_ratio", "ratio", 1.0, 0.0, 1e6, "AMST's cost by probe over that of sending uncompressed"),
 )
 FEATURES = (*SEED_FEATURES, *DERIVED_FEATURES)
 FEATURE_SET_DIGEST = hashlib.sha256(

@@ -119,7 +119,10 @@ def test_batch_normalisation_is_folded_exactly():
         (lambda learner: learner["gradient_booster"].update(name="dart"), "dart"),
         (lambda learner: learner["gradient_booster"]["model"].update(trees=[], tree_info=[]), "no trees"),
         (lambda learner: learner["learner_model_param"].update(num_class="4"), "4 classes"),
-        (lambda learner: learner["learner_model_param"].update(num_feature="5"), "does not take the 22 features"),
+        (
+            lambda learner: learner["learner_model_param"].update(num_feature="5"),
+            f"does not take the {len(FEATURES)} features",
+        ),
         (lambda learner: learner["learner_model_param"].update(base_score="[1E0,2E0]"), "base_score"),
         (
             lambda learner: learner["gradient_booster"]["model"]["trees"][0].update(split_type=[1]),

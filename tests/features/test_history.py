@@ -7,12 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dwcp.contract import FEATURES, OUTCOMES
-from dwcp.features.history import ALPHA, HISTORY_FEATURES, History
+from dwcp.contract import AMST_CHUNK_BYTES, FEATURES, FULLY_MEASURED, OUTCOMES
+from dwcp.features.costs import CALL_BYTES, LEAST_SHARE
+from dwcp.features.history import ALPHA, HISTORY_COLUMNS, HISTORY_FEATURES, PROBE_QUOTIENTS, History
 from dwcp.features.recompute import observations, recompute_features
 from transfers import make_transfers
 
-DEFAULT = {feature.name: feature.default for feature in FEATURES}
+DEFAULT = {feature.name: feature.default for feature in FEATURES} | dict.fromkeys(PROBE_QUOTIENTS, 1.0)
 AT = {feature.name: position for position, feature in enumerate(FEATURES)}
 
 
@@ -24,6 +25,39 @@ def advance(history: History, log: pa.Table) -> np.ndarray:
     return history.advance(keys_of(history, log), log["timestamp_ns"].to_numpy(), observations(log))
 
 
+def thread_bytes(size: int, streams: int) -> int:
+    """What AMST's busiest thread is dealt."""
+    chunks = [min(AMST_CHUNK_BYTES, size - at) for at in range(0, size, AMST_CHUNK_BYTES)]
+    return max(sum(chunks[stream::streams]) for stream in range(streams))
+
+
+def outcomes_of(row: dict) -> dict[str, float | None]:
+    """What one transfer adds to memory, None where it adds nothing."""
+    size, light = row["data_size_bytes"], 1 - row["compressibility_score"] + LEAST_SHARE
+    times: dict[str, float | None] = dict.fromkeys(
+        ("recent_hde_ms_per_mb", "recent_amst_ms_per_mb", "recent_zstd_ms_per_mb")
+    )
+    if row["measured_candidates"] == FULLY_MEASURED:
+        for name, column, work in (
+            ("hde", "hde", size),
+            ("amst", "amst", thread_bytes(size, row["amst_streams"])),
+            ("zstd", "baseline", size),
+        ):
+            spent_ms = row[f"{column}_compression_time_ms"] + row[f"{column}_decompression_time_ms"]
+            times[f"recent_{name}_ms_per_mb"] = spent_ms * 1e6 / (work + CALL_BYTES)
+    hde, amst = row["hde_compression_ratio"], row["amst_compressed_size_bytes"]
+    amst_ratio = None if amst is None else size / amst
+    unknown = None if hde is None else 1 - row["hde_delta_hit_rate"] + LEAST_SHARE
+    return {
+        "recent_hde_ratio": hde,
+        "recent_amst_ratio": amst_ratio,
+        "baseline_ratio": row["baseline_compression_ratio"],
+        **times,
+        "hde_probe_quotient": None if unknown is None else 1 / (hde * (unknown * light)),
+        "amst_probe_quotient": None if amst_ratio is None else 1 / (amst_ratio * light),
+    }
+
+
 def slow_history(log: pa.Table) -> np.ndarray:
     """The definition, a row at a time."""
     memory: dict[tuple, float] = {}
@@ -33,26 +67,23 @@ def slow_history(log: pa.Table) -> np.ndarray:
             memory[key] = value if key not in memory else memory[key] + ALPHA * (value - memory[key])
 
     rows = log.to_pylist()
-    result = np.empty((len(rows), len(HISTORY_FEATURES)))
+    result = np.empty((len(rows), len(HISTORY_COLUMNS)))
     for position in sorted(range(len(rows)), key=lambda n: rows[n]["timestamp_ns"]):
         row = rows[position]
         node, thing, kind, peer = row["node_id"], row["object_id"], row["data_type"], row["peer_id"]
-        amst = row["amst_compressed_size_bytes"]
-        ratios = {
-            "recent_hde_ratio": row["hde_compression_ratio"],
-            "recent_amst_ratio": None if amst is None else row["data_size_bytes"] / amst,
-            "baseline_ratio": row["baseline_compression_ratio"],
-        }
-        for column, name in enumerate(ratios):
-            by_type = memory.get((name, "type", node, kind), DEFAULT[name])
-            result[position, column] = memory.get((name, "object", node, thing), by_type)
-        bandwidth = row["available_bandwidth_mbps"]
-        result[position, 3] = bandwidth / memory.get(("bandwidth", node, peer), bandwidth)
-        result[position, 4] = memory.get(("jitter", node, peer), DEFAULT["jitter_average_ms"])
-        for name, ratio in ratios.items():
-            remember((name, "object", node, thing), ratio)
-            remember((name, "type", node, kind), ratio)
-        remember(("bandwidth", node, peer), bandwidth)
+        own, of_type, seen = ("object", node, thing), ("type", node, kind), outcomes_of(row)
+        past = {name: memory.get((name, *own), memory.get((name, *of_type), DEFAULT[name])) for name in seen}
+        past["bandwidth_ratio"] = row["available_bandwidth_mbps"] / memory.get(
+            ("bandwidth", node, peer), row["available_bandwidth_mbps"]
+        )
+        past["jitter_average_ms"] = memory.get(("jitter", node, peer), DEFAULT["jitter_average_ms"])
+        timed = "recent_hde_ms_per_mb"
+        past["history_source"] = 2 if (timed, *own) in memory else 1 if (timed, *of_type) in memory else 0
+        result[position] = [past[name] for name in HISTORY_COLUMNS]
+        for name, value in seen.items():
+            remember((name, *own), value)
+            remember((name, *of_type), value)
+        remember(("bandwidth", node, peer), row["available_bandwidth_mbps"])
         remember(("jitter", node, peer), row["jitter_ms"])
     return result
 
@@ -80,8 +111,9 @@ def test_chunks_and_warm_up_give_the_same_bits_as_one_pass(cuts):
     parts = [advance(history, log.slice(a, b - a)) for a, b in pairwise(edges)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     warm_up_end_ns = log["timestamp_ns"][1_000].as_py()
-    columns = [AT[name] for name in HISTORY_FEATURES]
-    np.testing.assert_array_equal(recompute_features(log, warm_up_end_ns)[:, columns], whole[1_000:])
+    features = recompute_features(log, warm_up_end_ns)
+    for name in HISTORY_FEATURES:
+        np.testing.assert_array_equal(features[:, AT[name]], whole[1_000:, HISTORY_COLUMNS.index(name)])
 
 
 def test_a_copy_remembers_the_same_and_goes_its_own_way():
@@ -127,8 +159,19 @@ def test_permuting_outcomes_within_one_instant_moves_nothing():
     log = make_transfers(200)
     position = log.schema.get_field_index("timestamp_ns")
     log = log.set_column(position, "timestamp_ns", pa.array(np.full(200, log["timestamp_ns"][0].as_py())))
-    expected = np.tile(np.float32([DEFAULT[name] for name in HISTORY_FEATURES]), (200, 1))
+    expected = np.tile(np.float32([DEFAULT[name] for name in HISTORY_COLUMNS]), (200, 1))
     np.testing.assert_array_equal(advance(History(), log), expected)
+
+
+def test_times_of_a_single_run_beside_other_work_are_not_remembered():
+    """Ratios of executed choices are; so a node that never measures fully keeps the default times."""
+    log = make_transfers(300, fully_measured=0.0)
+    past = advance(History(), log)
+    at = HISTORY_COLUMNS.index
+    for name in ("recent_hde_ms_per_mb", "recent_amst_ms_per_mb", "recent_zstd_ms_per_mb"):
+        assert (past[:, at(name)] == np.float32(DEFAULT[name])).all()
+    assert (past[:, at("history_source")] == 0).all()
+    assert (past[:, at("recent_hde_ratio")] != np.float32(DEFAULT["recent_hde_ratio"])).any()
 
 
 def test_empty_log():

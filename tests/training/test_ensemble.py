@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dwcp.contract import FEATURES
 from dwcp.training.ensemble import Ensemble, ModelError, Network, assemble, softmax
 
 
@@ -52,7 +53,7 @@ def test_input_that_is_not_finite_is_refused(ensemble, dataset, value):
 def test_input_of_another_shape_or_precision_is_refused(ensemble, dataset):
     with pytest.raises(ValueError, match="float64"):
         ensemble.predict_proba(dataset.features.astype(np.float64))
-    with pytest.raises(ValueError, match=r"\(rows, 22\)"):
+    with pytest.raises(ValueError, match=rf"\(rows, {len(FEATURES)}\)"):
         ensemble.predict_proba(dataset.features[:, :18])
 
 
@@ -78,7 +79,7 @@ def test_heads_of_different_inputs_are_refused(ensemble):
     part = ensemble.network_part
     weights = dict(part.weights) | {"dense_0/kernel": part.weights["dense_0/kernel"][:3]}
     small = Network(part.feature_names[:3], part.mean[:3], part.scale[:3], weights)
-    with pytest.raises(ModelError, match="22 features and the network 3"):
+    with pytest.raises(ModelError, match=f"{len(FEATURES)} features and the network 3"):
         assemble(ensemble.booster, small.to_bytes(), xgboost_weight=0.7)
 
 

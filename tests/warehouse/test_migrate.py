@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg2
 import pytest
+from psycopg2 import sql
 
-from dwcp.contract import COLUMNS
+from dwcp.contract import COLUMNS, FEATURES
 from dwcp.warehouse import server
 from dwcp.warehouse.files import SQL_DIR
 from dwcp.warehouse.migrate import MigrationError, migrate, read_migrations
 from fixtures_postgres import Warehouse
+from transfers import START, make_transfers
 
 SPELLED = {"double precision": "FLOAT", "integer": "INT", "bigint": "BIGINT", "timestamp with time zone": "TIMESTAMPTZ"}
 
@@ -70,6 +74,30 @@ def test_the_table_has_the_seeds_indexes_and_one_natural_key(warehouse: Warehous
         f"CREATE INDEX idx_optimal {table} (optimal_compression)",
         f"CREATE UNIQUE INDEX one_row_per_transfer {table} (transfer_id)",
     }
+
+
+def test_rows_of_before_get_cold_start_features_and_later_ones_must_say_what_was_served(
+    empty: Warehouse, tmp_path: Path
+) -> None:
+    for migration in sorted((SQL_DIR / "migrations").glob("000[1-5]_*.sql")):
+        shutil.copy(migration, tmp_path)
+    migrate(empty.owner_dsn, tmp_path)
+    old = columns(empty, "compression_training_data")
+    row = {name: value for name, value in make_transfers(1).to_pylist()[0].items() if name in old}
+    row |= {"timestamp": START, "ingestion_run_id": "before", "optimal_compression": None}
+    statement = sql.SQL("INSERT INTO compression_training_data ({}) VALUES ({})").format(
+        sql.SQL(", ").join(map(sql.Identifier, row)), sql.SQL(", ").join(sql.Placeholder() * len(row))
+    )
+    empty.execute(statement, tuple(row.values()))
+
+    assert "0006_what_a_node_can_know" in migrate(empty.owner_dsn)
+    later = [feature for feature in FEATURES if feature.column not in old]
+    assert later
+    for feature in later:
+        query = sql.SQL("SELECT {} FROM compression_training_data").format(sql.Identifier(feature.column))
+        assert empty.query(query) == [(feature.default,)]
+    with pytest.raises(psycopg2.errors.NotNullViolation):
+        empty.execute(statement, tuple((row | {"transfer_id": "after"}).values()))
 
 
 def test_migrating_again_does_nothing(warehouse: Warehouse) -> None:

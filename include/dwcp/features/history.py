@@ -5,6 +5,13 @@ Definitions, the same wherever a feature is served or recomputed:
 - ``recent_hde_ratio``, ``recent_amst_ratio``, ``baseline_ratio``: EMA of an algorithm's compression ratio on this
   (node, object); while the node has none for the object, on this (node, data type); while it has none of those either,
   the feature's cold-start default. An algorithm's ratio enters where it was executed or fully measured.
+- ``recent_hde_ms_per_mb``, ``recent_amst_ms_per_mb``, ``recent_zstd_ms_per_mb``: the same of times, see
+  ``features.costs.ms_per_mb``. A time enters where the transfer was fully measured: a single run beside the node's
+  other work says more of that work than of the payload. The node's own speed is in them, as they are all its own.
+- ``history_source`` says whose past those times are: 2 the object's, 1 the data type's, 0 nobody's (the defaults).
+- ``hde_probe_quotient``, ``amst_probe_quotient``: the same of an engine's size over the probe's estimate of it, see
+  ``features.costs.probe_shares``; 1 at cold start. To an object that is new to the node they carry over what the
+  engine made of the probe's figures on others of its type.
 - ``bandwidth_ratio``: current bandwidth over the EMA of bandwidth on this (node, peer); 1 before the first transfer.
 - ``jitter_average_ms``: EMA of jitter on this (node, peer); the default before the first transfer.
 
@@ -28,20 +35,27 @@ from numpy.typing import NDArray
 from dwcp.contract import FEATURES
 
 ALPHA = 0.3
-HISTORY_FEATURES = (
+OUTCOME_FEATURES = (
     "recent_hde_ratio",
     "recent_amst_ratio",
     "baseline_ratio",
-    "bandwidth_ratio",
-    "jitter_average_ms",
+    "recent_hde_ms_per_mb",
+    "recent_amst_ms_per_mb",
+    "recent_zstd_ms_per_mb",
 )
-"""The features made here; the columns of what ``History`` returns, in this order."""
+"""What is remembered of past outcomes and is a feature as it is."""
+PROBE_QUOTIENTS = ("hde_probe_quotient", "amst_probe_quotient")
+"""What is remembered of past outcomes and enters the cost ratios only."""
+REMEMBERED = (*OUTCOME_FEATURES, *PROBE_QUOTIENTS)
+"""The columns of ``Observations.outcomes``, remembered by object and by data type."""
+HISTORY_FEATURES = (*OUTCOME_FEATURES, "bandwidth_ratio", "jitter_average_ms", "history_source")
+"""The features made here."""
+HISTORY_COLUMNS = (*REMEMBERED, *HISTORY_FEATURES[len(OUTCOME_FEATURES) :])
+"""The columns of what ``History`` returns, in this order."""
 
-_FEATURES = [next(feature for feature in FEATURES if feature.name == name) for name in HISTORY_FEATURES]
-_DEFAULTS = np.array([feature.default for feature in _FEATURES])
-_MINIMA = np.array([feature.minimum for feature in _FEATURES])
-_MAXIMA = np.array([feature.maximum for feature in _FEATURES])
-_RATIOS = 3
+_TIMES = [position for position, name in enumerate(REMEMBERED) if name.endswith("_ms_per_mb")]
+_BOUNDS = {feature.name: (feature.default, feature.minimum, feature.maximum) for feature in FEATURES}
+_DEFAULTS, _MINIMA, _MAXIMA = np.array([_BOUNDS.get(name, (1.0, 1e-4, 1e4)) for name in HISTORY_COLUMNS]).T
 _FEW_KEYS = 16
 """With fewer keys than this left in a round, each key's rest is cheaper as a loop than the round is as an array."""
 
@@ -59,11 +73,11 @@ class Keys:
 class Observations:
     """What transfers add to a node's memory.
 
-    ``ratios`` has shape (rows, 3): HDE's, AMST's and zstd's compression ratio, NaN where that was not measured.
+    ``outcomes`` has shape (rows, ``len(REMEMBERED)``), NaN where that was not measured.
     ``bandwidth_mbps`` and ``jitter_ms`` have shape (rows,) and are known before the choice.
     """
 
-    ratios: NDArray[np.float64]
+    outcomes: NDArray[np.float64]
     bandwidth_mbps: NDArray[np.float64]
     jitter_ms: NDArray[np.float64]
 
@@ -72,7 +86,8 @@ class History:
     """The memory of any number of nodes; it grows as transfers pass. A deep copy remembers the same."""
 
     def __init__(self) -> None:
-        self._objects, self._data_types, self._peers = _Averages(_RATIOS), _Averages(_RATIOS), _Averages(2)
+        self._objects, self._data_types = _Averages(len(REMEMBERED)), _Averages(len(REMEMBERED))
+        self._peers = _Averages(2)
 
     def keys(
         self, node_id: pa.ChunkedArray, object_id: pa.ChunkedArray, data_type: pa.ChunkedArray, peer_id: pa.ChunkedArray
@@ -86,15 +101,15 @@ class History:
         )
 
     def advance(self, keys: Keys, timestamp_ns: NDArray[np.int64], observed: Observations) -> NDArray[np.float32]:
-        """``HISTORY_FEATURES`` of each transfer before it began, shape (rows, 5); then all are remembered.
+        """``HISTORY_COLUMNS`` of each transfer before it began, shape (rows, columns); then all are remembered.
 
         Rows may come in any order, but none may be older than a transfer of its node that was remembered before.
         Transfers of one key with equal timestamps see the same past.
         """
         links = np.column_stack([observed.bandwidth_mbps, observed.jitter_ms])
         return _features(
-            self._objects.walk(keys.object, timestamp_ns, observed.ratios),
-            self._data_types.walk(keys.data_type, timestamp_ns, observed.ratios),
+            self._objects.walk(keys.object, timestamp_ns, observed.outcomes),
+            self._data_types.walk(keys.data_type, timestamp_ns, observed.outcomes),
             self._peers.walk(keys.peer, timestamp_ns, links),
             observed.bandwidth_mbps,
         )
@@ -181,8 +196,10 @@ def _features(
     peers: NDArray[np.float64],
     bandwidth_mbps: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    ratios = np.where(np.isnan(objects), data_types, objects)
-    features = np.column_stack([ratios, bandwidth_mbps / peers[:, 0], peers[:, 1]])
+    outcomes = np.where(np.isnan(objects), data_types, objects)
+    has_own, has_any = (~np.isnan(times[:, _TIMES]).any(axis=1) for times in (objects, outcomes))
+    source = has_any.astype(np.float64) + has_own
+    features = np.column_stack([outcomes, bandwidth_mbps / peers[:, 0], peers[:, 1], source])
     features = np.where(np.isnan(features), _DEFAULTS, features)
     clipped: NDArray[np.float32] = np.clip(features, _MINIMA, _MAXIMA).astype(np.float32)
     return clipped

@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from dwcp.contract import DATA_TYPES, FEATURES, LINK_TYPES, REGIONS
+from dwcp.contract import DATA_TYPES, FEATURES, FULLY_MEASURED, LINK_TYPES, REGIONS
+from dwcp.features.costs import COST_FEATURES, busiest_bytes, cost_ratios, ms_per_mb, probe_shares
 from dwcp.features.encode import enum_codes, rtt_bin, size_category, time_of_day
-from dwcp.features.history import HISTORY_FEATURES, History, Observations
+from dwcp.features.history import HISTORY_COLUMNS, History, Observations
 
 RAW_COLUMNS = (
     "timestamp_ns",
@@ -34,19 +35,34 @@ RAW_COLUMNS = (
     "memory_available_mb",
     "active_transfers",
 )
-"""The logged columns that features come from, beside history and the probe's ``delta_potential``."""
+"""The logged columns that features come from, beside history and what only the node could see."""
+SEEN_FEATURES = ("delta_potential", "known_share", "peer_has_version", "amst_streams")
+"""What the node saw before it chose and the log keeps as served only: the peer's blocks, and both sides' idle cores."""
+OUTCOME_COLUMNS = (
+    "data_size_bytes",
+    "compressibility_score",
+    "hde_compression_ratio",
+    "hde_delta_hit_rate",
+    "hde_compression_time_ms",
+    "hde_decompression_time_ms",
+    "amst_streams",
+    "amst_compressed_size_bytes",
+    "amst_compression_time_ms",
+    "amst_decompression_time_ms",
+    "baseline_compression_ratio",
+    "baseline_compression_time_ms",
+    "baseline_decompression_time_ms",
+)
+"""The logged columns that a transfer's outcomes are remembered from."""
 
 
 def feature_matrix(
-    raw: Mapping[str, Any],
-    history: NDArray[np.float32],
-    delta_potential: NDArray[np.float64],
+    raw: Mapping[str, Any], history: NDArray[np.float32], seen: Mapping[str, Any]
 ) -> NDArray[np.float32]:
     """Features of shape (rows, ``len(FEATURES)``) in contract order, float32 as the model sees them.
 
-    ``raw`` holds ``RAW_COLUMNS`` (numpy arrays of shape (rows,), Arrow's for text; no nulls), ``history`` is what
-    ``History`` returned and ``delta_potential`` the share of probed blocks that the peer's version has: the log keeps
-    it as served only.
+    ``raw`` holds ``RAW_COLUMNS`` and ``seen`` ``SEEN_FEATURES`` (numpy arrays of shape (rows,), Arrow's for text; no
+    nulls), ``history`` is what ``History`` returned.
     """
     made = {
         "rtt_ms": raw["rtt_ms"],
@@ -58,7 +74,6 @@ def feature_matrix(
         "size_bytes": raw["data_size_bytes"],
         "entropy": raw["entropy"],
         "compressibility_score": raw["compressibility_score"],
-        "delta_potential": delta_potential,
         "data_type": enum_codes(raw["data_type"], DATA_TYPES),
         "cpu_usage": raw["cpu_usage"],
         "memory_available": raw["memory_available_mb"],
@@ -66,23 +81,55 @@ def feature_matrix(
         "time_of_day": time_of_day(raw["timestamp_ns"]),
         "rtt_bin": rtt_bin(raw["rtt_ms"]),
         "size_category": size_category(raw["data_size_bytes"]),
-        **{name: history[:, position] for position, name in enumerate(HISTORY_FEATURES)},
+        **{name: seen[name] for name in SEEN_FEATURES},
+        **{name: history[:, position] for position, name in enumerate(HISTORY_COLUMNS)},
     }
+    made |= cost_ratios(made)
     matrix = np.empty((len(history), len(FEATURES)), np.float32)
     for position, feature in enumerate(FEATURES):
         matrix[:, position] = made[feature.name]
+        if feature.name in COST_FEATURES:
+            np.clip(matrix[:, position], feature.minimum, feature.maximum, out=matrix[:, position])
     return matrix
+
+
+def outcomes(logged: Mapping[str, NDArray[np.float64]], fully_measured: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What transfers add to memory, shape (rows, ``len(history.REMEMBERED)``), NaN where nothing was measured.
+
+    ``logged`` holds ``OUTCOME_COLUMNS`` as float64, NaN where null. Ratios count wherever they were measured, times
+    only on fully measured transfers.
+    """
+    size = logged["data_size_bytes"]
+    times = [
+        ms_per_mb(logged["hde_compression_time_ms"] + logged["hde_decompression_time_ms"], size),
+        ms_per_mb(
+            logged["amst_compression_time_ms"] + logged["amst_decompression_time_ms"],
+            busiest_bytes(size, logged["amst_streams"]),
+        ),
+        ms_per_mb(logged["baseline_compression_time_ms"] + logged["baseline_decompression_time_ms"], size),
+    ]
+    amst_ratio = size / logged["amst_compressed_size_bytes"]
+    hde_share, amst_share = probe_shares(logged["compressibility_score"], logged["hde_delta_hit_rate"])
+    return np.column_stack(
+        [
+            logged["hde_compression_ratio"],
+            amst_ratio,
+            logged["baseline_compression_ratio"],
+            *(np.where(fully_measured, time, np.nan) for time in times),
+            1.0 / (logged["hde_compression_ratio"] * hde_share),
+            1.0 / (amst_ratio * amst_share),
+        ]
+    )
 
 
 def observations(log: pa.Table) -> Observations:
     """What the transfers of a log add to their nodes' memory."""
-    size = _floats(log, "data_size_bytes")
-    ratios = [
-        _floats(log, "hde_compression_ratio"),
-        size / _floats(log, "amst_compressed_size_bytes"),
-        _floats(log, "baseline_compression_ratio"),
-    ]
-    return Observations(np.column_stack(ratios), _floats(log, "available_bandwidth_mbps"), _floats(log, "jitter_ms"))
+    full = pc.fill_null(pc.equal(log["measured_candidates"], FULLY_MEASURED), False).to_numpy()
+    return Observations(
+        outcomes({name: _floats(log, name) for name in OUTCOME_COLUMNS}, full),
+        _floats(log, "available_bandwidth_mbps"),
+        _floats(log, "jitter_ms"),
+    )
 
 
 def recompute_features(log: pa.Table, warm_up_end_ns: int | None = None) -> NDArray[np.float32]:
@@ -100,7 +147,8 @@ def recompute_features(log: pa.Table, warm_up_end_ns: int | None = None) -> NDAr
         log, remembered = log.filter(pa.array(kept)), remembered[kept]
     text = {"region", "link_type", "data_type"}
     raw = {name: log[name] if name in text else log[name].to_numpy() for name in RAW_COLUMNS}
-    return feature_matrix(raw, remembered, log["served_delta_potential"].to_numpy())
+    seen = {name: log[f"served_{name}"].to_numpy() for name in SEEN_FEATURES}
+    return feature_matrix(raw, remembered, seen)
 
 
 def served_features(log: pa.Table) -> NDArray[np.float32]:

@@ -26,11 +26,12 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from dwcp.contract import AMST_CHUNK_BYTES
 from dwcp.features.probe import BLOCK_BYTES, block_hashes
 
 LEVEL = 3
 FRAME_BYTES = 512 * 1024
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = AMST_CHUNK_BYTES
 STREAM_COUNTS = (1, 2, 4, 8)
 """How many streams AMST may cut a payload into."""
 _REACH_BYTES = 128 * 1024

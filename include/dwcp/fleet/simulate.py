@@ -37,7 +37,7 @@ from dwcp.contract import (
     ROLLOUT_BUCKETS,
 )
 from dwcp.features.history import History, Observations
-from dwcp.features.recompute import feature_matrix
+from dwcp.features.recompute import OUTCOME_COLUMNS, feature_matrix, outcomes
 from dwcp.fleet.engines import STREAM_COUNTS
 from dwcp.fleet.library import Profiles
 from dwcp.fleet.mix import Mix
@@ -50,7 +50,8 @@ _log = logging.getLogger(__name__)
 
 WORLD_START = datetime(2026, 8, 3, tzinfo=UTC)
 """A Monday. The world's weeks count from here."""
-_HDE, _AMST, _NONE, _ZSTD = (ALGORITHMS.index(name) for name in ("hde", "amst", "none", "zstd"))
+_MEASURED_BY = {name: place for place, algorithm in enumerate(ALGORITHMS) for name in OUTCOMES[algorithm]}
+"""Each outcome column's algorithm, by its place."""
 _LOADED_SLOWDOWN = 0.3
 _SINGLE_RUN_SIGMA = 0.05
 _MOST_PASSES = 200
@@ -139,10 +140,11 @@ def simulate(
     for week in range(first_week + weeks):
         transfers = week_transfers(world, week, start_ns, rows)
         acting: Policy = policy if policy is not None and week >= first_week else rules
-        features, choices, history, passes = _decide(world, names, transfers, history, acting)
+        measured = _measured(world, transfers)
+        features, choices, history, passes = _decide(world, names, transfers, measured, history, acting)
         if week < first_week:
             continue
-        table = _log_rows(world, names, transfers, features, choices, acting, runs)
+        table = _log_rows(world, names, transfers, measured, features, choices, acting, runs)
         if defects:
             table = with_defects(table, mix, seed, week)
         _log.info("week %d: %d transfers, choices settled in %d passes", week, table.num_rows, passes)
@@ -200,7 +202,12 @@ def _take(texts: pa.Array, numbers: NDArray[np.int64]) -> pa.Array:
 
 
 def _decide(
-    world: World, names: _Names, transfers: Transfers, history: History, policy: Policy
+    world: World,
+    names: _Names,
+    transfers: Transfers,
+    measured: dict[str, NDArray[Any]],
+    history: History,
+    policy: Policy,
 ) -> tuple[NDArray[np.float32], Choices, History, int]:
     """Features and choices that agree with one another, the history after them, and the passes it took."""
     profiles, profile = world.profiles, transfers.profile
@@ -221,20 +228,31 @@ def _decide(
         "memory_available_mb": transfers.memory_mb,
         "active_transfers": transfers.active_transfers,
     }
-    ratios = np.column_stack([size / profiles.column(f"{name}_bytes")[profile] for name in ("hde", "amst", "zstd")])
+    seen = {
+        "delta_potential": profiles.column("delta_potential")[profile],
+        "known_share": profiles.column("hde_hit_rate")[profile],
+        "peer_has_version": profiles.column("version")[profile] > 0,
+        "amst_streams": transfers.streams,
+    }
     bucket = names.bucket[transfers.node, profiles.object_of_row[profile]]
-    delta = profiles.column("delta_potential")[profile]
     node_names, peer_names = _take(names.node, transfers.node), _take(names.node, transfers.peer)
     object_names = _take(names.object, profile)
+    full = transfers.fully_measured
     executed = np.full(len(profile), -1)
     for number in range(1, _MOST_PASSES + 1):
         after = copy.deepcopy(history)
         keys = after.keys(node_names, object_names, raw["data_type"], peer_names)
-        seen = np.where(transfers.fully_measured[:, None] | (executed[:, None] == [_HDE, _AMST, _ZSTD]), ratios, np.nan)
+        logged = {"data_size_bytes": size, "compressibility_score": raw["compressibility_score"]} | {
+            name: np.where(full | (executed == _MEASURED_BY[name]), measured[name], np.nan)
+            for name in OUTCOME_COLUMNS
+            if name in _MEASURED_BY
+        }
         remembered = after.advance(
-            keys, transfers.timestamp_ns, Observations(seen, transfers.bandwidth_mbps, transfers.jitter_ms)
+            keys,
+            transfers.timestamp_ns,
+            Observations(outcomes(logged, full), transfers.bandwidth_mbps, transfers.jitter_ms),
         )
-        features = feature_matrix(raw, remembered, delta)
+        features = feature_matrix(raw, remembered, seen)
         choices = policy.choose(features, bucket)
         chosen = choices.executed
         if policy.model_version is None:  # a share of the rules' choices is replaced by chance, to keep seeing others
@@ -249,22 +267,14 @@ def _decide(
 # -- logging -----------------------------------------------------------------------------------------------------------
 
 
-def _log_rows(
-    world: World,
-    names: _Names,
-    transfers: Transfers,
-    features: NDArray[np.float32],
-    choices: Choices,
-    policy: Policy,
-    runs: int,
-) -> pa.Table:
+def _measured(world: World, transfers: Transfers) -> dict[str, NDArray[Any]]:
+    """What measuring each algorithm on each transfer would log, whether or not it is measured."""
     profiles, profile = world.profiles, transfers.profile
     rows = len(profile)
-    full, executed = transfers.fully_measured, choices.executed
     size = profiles.column("size_bytes")[profile]
     rng = np.random.default_rng([world.seed, int(transfers.number[0])])
     slowdown = (1 + _LOADED_SLOWDOWN * transfers.cpu_usage) * np.exp(rng.normal(0, _SINGLE_RUN_SIGMA, rows))
-    factor = np.where(full, 1.0, slowdown) / world.nodes.speed[transfers.node]
+    factor = np.where(transfers.fully_measured, 1.0, slowdown) / world.nodes.speed[transfers.node]
     stream_at = np.searchsorted(STREAM_COUNTS, transfers.streams)
 
     def time_ms(name: str) -> NDArray[np.float64]:
@@ -275,16 +285,63 @@ def _log_rows(
         return np.choose(stream_at, [time_ms(f"amst_{streams}{back}_ms") for streams in STREAM_COUNTS])
 
     sizes = {name: profiles.column(f"{name}_bytes")[profile] for name in ("hde", "amst", "zstd")}
-    effective_mbps = transfers.bandwidth_mbps * (1 - transfers.loss) * transfers.realised_share
-    hde_ms, hde_back_ms = time_ms("hde_ms"), time_ms("hde_back_ms")
-    amst_ms, amst_back_ms = amst_time_ms(""), amst_time_ms("_back")
-    zstd_ms, zstd_back_ms = time_ms("zstd_ms"), time_ms("zstd_back_ms")
-    amst_cpu_ms, amst_back_cpu_ms = time_ms("amst_cpu_ms"), time_ms("amst_back_cpu_ms")
+    hde_ms = time_ms("hde_ms")
+    return {
+        "hde_compression_ratio": size / sizes["hde"],
+        "hde_delta_hit_rate": profiles.column("hde_hit_rate")[profile],
+        "hde_compression_time_ms": hde_ms,
+        "hde_compressed_size_bytes": sizes["hde"],
+        "hde_throughput_mbps": throughput_mbps(size.astype(np.float64), hde_ms),
+        "hde_decompression_time_ms": time_ms("hde_back_ms"),
+        "amst_streams": transfers.streams,
+        "amst_transfer_rate_mbps": _effective_mbps(transfers),
+        "amst_compression_time_ms": amst_time_ms(""),
+        "amst_compressed_size_bytes": sizes["amst"],
+        "amst_decompression_time_ms": amst_time_ms("_back"),
+        "amst_cpu_time_ms": time_ms("amst_cpu_ms"),
+        "amst_decompression_cpu_ms": time_ms("amst_back_cpu_ms"),
+        "baseline_compression_ratio": size / sizes["zstd"],
+        "baseline_compression_time_ms": time_ms("zstd_ms"),
+        "baseline_compressed_size_bytes": sizes["zstd"],
+        "baseline_decompression_time_ms": time_ms("zstd_back_ms"),
+    }
+
+
+def _effective_mbps(transfers: Transfers) -> NDArray[np.float64]:
+    return transfers.bandwidth_mbps * (1 - transfers.loss) * transfers.realised_share
+
+
+def _log_rows(
+    world: World,
+    names: _Names,
+    transfers: Transfers,
+    measured: dict[str, NDArray[Any]],
+    features: NDArray[np.float32],
+    choices: Choices,
+    policy: Policy,
+    runs: int,
+) -> pa.Table:
+    profiles, profile = world.profiles, transfers.profile
+    rows = len(profile)
+    full, executed = transfers.fully_measured, choices.executed
+    size = profiles.column("size_bytes")[profile]
+    hde_ms, hde_back_ms = measured["hde_compression_time_ms"], measured["hde_decompression_time_ms"]
+    amst_ms, amst_back_ms = measured["amst_compression_time_ms"], measured["amst_decompression_time_ms"]
+    zstd_ms, zstd_back_ms = measured["baseline_compression_time_ms"], measured["baseline_decompression_time_ms"]
+    amst_cpu_ms = measured["amst_cpu_time_ms"] + measured["amst_decompression_cpu_ms"]
     zero = np.zeros(rows)
-    sent = np.choose(executed, [sizes["hde"], sizes["amst"], size, sizes["zstd"]])
-    wire_ms = transfer_time_ms(sent.astype(np.float64), effective_mbps)
+    sent = np.choose(
+        executed,
+        [
+            measured["hde_compressed_size_bytes"],
+            measured["amst_compressed_size_bytes"],
+            size,
+            measured["baseline_compressed_size_bytes"],
+        ],
+    )
+    wire_ms = transfer_time_ms(sent.astype(np.float64), _effective_mbps(transfers))
     waited_ms = np.choose(executed, [hde_ms + hde_back_ms, amst_ms + amst_back_ms, zero, zstd_ms + zstd_back_ms])
-    cpu_ms = np.choose(executed, [hde_ms + hde_back_ms, amst_cpu_ms + amst_back_cpu_ms, zero, zstd_ms + zstd_back_ms])
+    cpu_ms = np.choose(executed, [hde_ms + hde_back_ms, amst_cpu_ms, zero, zstd_ms + zstd_back_ms])
     predicted = choices.predicted >= 0
     timed_us = policy.decision_us(features)
     columns: dict[str, Any] = {
@@ -304,22 +361,7 @@ def _log_rows(
         "cpu_usage": transfers.cpu_usage,
         "memory_available_mb": transfers.memory_mb,
         "active_transfers": transfers.active_transfers,
-        "hde_compression_ratio": size / sizes["hde"],
-        "hde_delta_hit_rate": profiles.column("hde_hit_rate")[profile],
-        "hde_compression_time_ms": hde_ms,
-        "hde_compressed_size_bytes": sizes["hde"],
-        "hde_throughput_mbps": throughput_mbps(size.astype(np.float64), hde_ms),
-        "hde_decompression_time_ms": hde_back_ms,
-        "amst_streams": transfers.streams,
-        "amst_transfer_rate_mbps": effective_mbps,
-        "amst_compression_time_ms": amst_ms,
-        "amst_compressed_size_bytes": sizes["amst"],
-        "amst_decompression_time_ms": amst_back_ms,
-        "amst_cpu_time_ms": amst_cpu_ms,
-        "baseline_compression_ratio": size / sizes["zstd"],
-        "baseline_compression_time_ms": zstd_ms,
-        "baseline_compressed_size_bytes": sizes["zstd"],
-        "baseline_decompression_time_ms": zstd_back_ms,
+        **measured,
         "current_compression": _take(pa.array(ALGORITHMS, pa.string()), executed),
         "actual_transfer_time_ms": wire_ms,
         "actual_throughput_mbps": throughput_mbps(size.astype(np.float64), wire_ms + waited_ms),

@@ -64,6 +64,7 @@ SERVED_FROM = {
             "size_bytes": "data_size_bytes",
             "memory_available": "memory_available_mb",
             "time_of_day": "timestamp_ns",
+            "known_share": "hde_delta_hit_rate",
         }.get(feature.name, feature.name)
     )
     in BY_NAME
