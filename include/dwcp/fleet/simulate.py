@@ -52,6 +52,7 @@ WORLD_START = datetime(2026, 8, 3, tzinfo=UTC)
 """A Monday. The world's weeks count from here."""
 _MEASURED_BY = {name: place for place, algorithm in enumerate(ALGORITHMS) for name in OUTCOMES[algorithm]}
 """Each outcome column's algorithm, by its place."""
+_TIMED = ("hde", "hde_back", "amst", "amst_back", "zstd", "zstd_back")
 _LOADED_SLOWDOWN = 0.3
 _SINGLE_RUN_SIGMA = 0.05
 _MOST_PASSES = 200
@@ -277,9 +278,16 @@ def _measured(world: World, transfers: Transfers) -> dict[str, NDArray[Any]]:
     factor = np.where(transfers.fully_measured, 1.0, slowdown) / world.nodes.speed[transfers.node]
     stream_at = np.searchsorted(STREAM_COUNTS, transfers.streams)
 
+    scatter = {engine: rng.normal(size=rows) for engine in _TIMED}
+
     def time_ms(name: str) -> NDArray[np.float64]:
+        # As if measured anew: the library's two measurements give the middle, and how far repeats of it scatter. Were
+        # one of the two logged as it is, an object's history would hold the very figures of its next label.
         one, other = (profiles.column(f"{name}_{measured}")[profile] for measured in ("a", "b"))
-        return np.where(transfers.second_set, other, one) * factor
+        spread = np.abs(np.log(one / other)) / np.sqrt(2)
+        engine = f"{name.split('_')[0]}{'_back' if '_back' in name else ''}"
+        drawn: NDArray[np.float64] = np.sqrt(one * other) * np.exp(scatter[engine] * spread) * factor
+        return drawn
 
     def amst_time_ms(back: str) -> NDArray[np.float64]:
         return np.choose(stream_at, [time_ms(f"amst_{streams}{back}_ms") for streams in STREAM_COUNTS])

@@ -81,7 +81,7 @@ class World:
 class Transfers:
     """What happens before any choice, in time order; arrays of shape (rows,).
 
-    ``profile`` is the row in the library; ``second_set`` tells which of its two measurements this transfer found.
+    ``profile`` is the row in the library.
     """
 
     timestamp_ns: NDArray[np.int64]
@@ -100,7 +100,6 @@ class Transfers:
     active_transfers: NDArray[np.int64]
     streams: NDArray[np.int64]
     fully_measured: NDArray[np.bool_]
-    second_set: NDArray[np.bool_]
     explore: NDArray[np.int64]
     decision_us: NDArray[np.float64]
     number: NDArray[np.int64]
@@ -217,7 +216,6 @@ def week_transfers(world: World, week: int, start_ns: int, rows: int) -> Transfe
         active_transfers=rng.poisson(1 + 6 * cpu),
         streams=streams,
         fully_measured=rng.random(rows) < mix.world["measured_share"],
-        second_set=rng.random(rows) < 0.5,
         explore=np.where(rng.random(rows) < mix.world["explore_share"], rng.integers(4, size=rows), -1),
         decision_us=np.exp(rng.normal(np.log(12.0), 0.3, rows)),
         number=week * 10_000_000 + np.arange(rows),
