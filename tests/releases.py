@@ -20,7 +20,7 @@ from dwcp.watch.drift import profile_of
 from dwcp.window import Window
 
 NAMES = tuple(feature.name for feature in FEATURES)
-SAMPLE = np.random.default_rng(0).uniform(0, 1, (16, len(FEATURES))).astype(np.float32)
+SAMPLE = np.random.default_rng(0).uniform(-1, 1, (16, len(FEATURES))).astype(np.float32)
 MODEL = ModelVersion(
     version="v1",
     run_id="run-1",

@@ -121,7 +121,7 @@ def dictionary() -> None:
     """Print the data dictionary: every column with unit, type, range and meaning."""
     from dwcp.quality.dictionary import render
 
-    typer.echo(render())
+    typer.echo(render(), nl=False)
 
 
 @app.command(rich_help_panel=MODEL)

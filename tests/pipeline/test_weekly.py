@@ -25,6 +25,7 @@ LENIENT = {
     "gate_f1": 0.0,
     "gate_regret": 1e9,
     "gate_throughput_gain": -1.0,
+    "gate_champion_tolerance": 1.0,
     "gate_min_rows": 10,
     "gate_memory_bytes": 10**10,
     "bootstrap_rounds": 50,

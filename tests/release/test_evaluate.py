@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 import trained
-from dwcp.contract import CANDIDATES
+from dwcp.contract import CANDIDATES, FEATURES
 from dwcp.export import parity
 from dwcp.export.onnx_graph import build_onnx
 from dwcp.export.runtime import ModelError, OnnxModel
@@ -171,7 +171,7 @@ def test_a_model_of_another_contract_is_refused(model, dataset, ensemble):
 
 def test_a_dataset_without_a_feature_is_refused(model, dataset, ensemble):
     fewer = dataset.select(dataset.feature_names[:-1])
-    with pytest.raises(ValueError, match="no feature size_category"):
+    with pytest.raises(ValueError, match=f"no feature {FEATURES[-1].name}"):
         evaluate(model, fewer, ensemble, SETTINGS)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xgboost
 
-from dwcp.contract import CANDIDATES
+from dwcp.contract import CANDIDATES, FEATURES
 from dwcp.training import xgb
 from dwcp.training.dataset import TEST, TRAIN, VALIDATION, DatasetError
 from dwcp.training.ensemble import Ensemble, Network, assemble, booster_proba, log_inputs
@@ -126,7 +126,7 @@ def test_the_numpy_reference_is_what_keras_computes(dataset, settings, monkeypat
 
 def test_network_has_the_shape_of_the_seed(ensemble):
     assert {name: value.shape for name, value in ensemble.network.items() if "kernel" in name} == {
-        "dense_0/kernel": (22, 128),
+        "dense_0/kernel": (len(FEATURES), 128),
         "dense_1/kernel": (128, 64),
         "dense_2/kernel": (64, 32),
         "dense_3/kernel": (32, 3),
