@@ -155,6 +155,10 @@ DERIVED_FEATURES = (
     Feature("size_category", "code", 0.0, 0.0, 3.0, "size bin of §4.2.2", ("small", "medium", "large")),
     # What a node can know before it chooses, and the cost structure that follows from it.
     Feature("known_share", "fraction", 0.0, 0.0, 1.0, "share of the payload's bytes in blocks that the peer has"),
+    Feature("zero_share", "fraction", 0.0, 0.0, 1.0, "share of the payload's bytes in blocks of nothing but zeros"),
+    Feature("probe_zstd_share", "fraction", 0.5, 0.0, 1.0, "share that zstd leaves of probed blocks"),
+    Feature("probe_zstd_ms_per_mb", "ms/MB", 8.0, 1e-6, 1e6, "zstd's time on probed blocks"),
+    Feature("probe_lz4_ms_per_mb", "ms/MB", 2.5, 1e-6, 1e6, "lz4's time on probed blocks"),
     Feature("peer_has_version", "code", 0.0, 0.0, 1.0, "1 if the peer holds an earlier version of the object"),
     Feature("amst_streams", "count", 1.0, 1.0, 1_024.0, "streams that AMST would cut the payload into"),
     Feature("recent_hde_ms_per_mb", "ms/MB", 8.0, 1e-6, 1e6, "EMA of HDE's time, both ways, on this object"),
@@ -163,9 +167,11 @@ DERIVED_FEATURES = (
     Feature("history_source", "code", 0.0, 0.0, 2.0, "whose past the times are", ("data_type", "object")),
     Feature("hde_cost_ratio", "ratio", 1.0, 0.0, 1e6, "HDE's cost by history over that of sending uncompressed"),
     Feature("amst_cost_ratio", "ratio", 1.0, 0.0, 1e6, "AMST's cost by history over that of sending uncompressed"),
+    Feature("zstd_cost_ratio", "ratio", 1.0, 0.0, 1e6, "zstd's cost by history over that of sending uncompressed"),
     Feature("hde_amst_cost_ratio", "ratio", 1.0, 0.0, 1e6, "HDE's cost by history over AMST's"),
     Feature("probe_hde_cost_ratio", "ratio", 1.0, 0.0, 1e6, "HDE's cost by probe over that of sending uncompressed"),
     Feature("probe_amst_cost_ratio", "ratio", 1.0, 0.0, 1e6, "AMST's cost by probe over that of sending uncompressed"),
+    Feature("probe_zstd_cost_ratio", "ratio", 1.0, 0.0, 1e6, "zstd's cost by probe over that of sending uncompressed"),
 )
 FEATURES = (*SEED_FEATURES, *DERIVED_FEATURES)
 FEATURE_SET_DIGEST = hashlib.sha256(
@@ -293,6 +299,7 @@ COLUMNS: tuple[Column, ...] = (
     _float("confidence", "fraction", 0.0, 1.0, "the model's highest probability", nullable=True),
     _text("reason_code", 40, "why the executed choice was made", values=REASONS),
     _float("decision_time_us", "µs", 0.0, 1e9, "time that the decision took"),
+    _float("probe_time_ms", "ms", 0.0, _TIME_MAX, "CPU time of looking at the payload before choosing"),
     _integer("rollout_bucket", "INT", "count", 0, ROLLOUT_BUCKETS - 1, "the transfer's rollout bucket"),
     _text("rollout_arm", 20, "the transfer's rollout arm", values=ARMS),
     _text("model_version", 64, "the model that predicted; NULL without one", nullable=True),

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from dwcp.contract import AMST_CHUNK_BYTES, FEATURES
-from dwcp.features.costs import CALL_BYTES, COST_FEATURES, LEAST_SHARE, busiest_bytes, cost_ratios, ms_per_mb
+from dwcp.features.costs import (
+    CALL_BYTES,
+    COST_FEATURES,
+    HASHING_SHARE,
+    LEAST_SHARE,
+    busiest_bytes,
+    cost_ratios,
+    ms_per_mb,
+)
 from dwcp.features.history import HISTORY_COLUMNS
-from dwcp.features.recompute import RAW_COLUMNS, feature_matrix, recompute_features, served_features
+from dwcp.features.recompute import RAW_COLUMNS, SEEN_FEATURES, feature_matrix, recompute_features, served_features
 from dwcp.fleet.engines import makespan
 from dwcp.oracle import transfer_costs_ms
 from transfers import make_transfers
@@ -28,8 +34,17 @@ KNOWN = {
     "recent_amst_ratio": 2.0,
     "recent_hde_ms_per_mb": 8.0,
     "recent_amst_ms_per_mb": 1.0,
-    "hde_probe_quotient": 0.5,
-    "amst_probe_quotient": 0.8,
+    "probe_zstd_share": 0.4,
+    "probe_zstd_ms_per_mb": 6.0,
+    "probe_lz4_ms_per_mb": 1.5,
+    "baseline_ratio": 2.5,
+    "recent_zstd_ms_per_mb": 5.0,
+    "hde_size_quotient": 0.5,
+    "amst_size_quotient": 0.8,
+    "zstd_size_quotient": 0.9,
+    "hde_time_quotient": 1.25,
+    "amst_time_quotient": 0.5,
+    "zstd_time_quotient": 0.75,
 }
 
 
@@ -41,17 +56,19 @@ def ratios(**changes: float) -> dict[str, float]:
 
 def test_the_formula_by_hand():
     none_ms = 4e6 * 8 / 1e6 / 0.75  # 4 MB at 1,000 Mbit/s of which 3/4 arrive
-    hde_ms = 8.0 * (4e6 + CALL_BYTES) / 1e6
-    amst_ms = 1.0 * (4 * AMST_CHUNK_BYTES + CALL_BYTES) / 1e6  # 16 chunks on 4 threads, the last one on the fourth
-    light = 0.5 + LEAST_SHARE
-    hde, amst = 1 / 20 + hde_ms / none_ms, 1 / 2 + amst_ms / none_ms
+    whole = (4e6 + CALL_BYTES) / 1e6 / none_ms
+    thread = (4 * AMST_CHUNK_BYTES + CALL_BYTES) / 1e6 / none_ms  # 16 chunks on 4 threads, the last one on the fourth
+    light, heavy, new = 0.5 + LEAST_SHARE, 0.4 + LEAST_SHARE, 1 - 0.75
+    hde, amst = 1 / 20 + 8.0 * whole, 1 / 2 + 1.0 * thread
     assert ratios() == pytest.approx(
         {
             "hde_cost_ratio": hde,
             "amst_cost_ratio": amst,
+            "zstd_cost_ratio": 1 / 2.5 + 5.0 * whole,
             "hde_amst_cost_ratio": hde / amst,
-            "probe_hde_cost_ratio": (0.25 + LEAST_SHARE) * light * 0.5 + hde_ms / none_ms,
-            "probe_amst_cost_ratio": light * 0.8 + amst_ms / none_ms,
+            "probe_hde_cost_ratio": (new + LEAST_SHARE) * heavy * 0.5 + 6.0 * (new + HASHING_SHARE) * 1.25 * whole,
+            "probe_amst_cost_ratio": light * 0.8 + 1.5 * 0.5 * thread,
+            "probe_zstd_cost_ratio": heavy * 0.9 + 6.0 * 0.75 * whole,
         }
     )
 
@@ -86,8 +103,10 @@ def test_time_per_megabyte_counts_the_call():
 def test_every_corner_of_the_contract_gives_finite_features_in_range():
     bounds = {feature.name: (feature.minimum, feature.default, feature.maximum) for feature in FEATURES}
     corners = [bounds.get(name, (1e-4, 1.0, 1e4)) for name in KNOWN]
-    few = [sorted({low, high}) if n > 2 else sorted({low, at, high}) for n, (low, at, high) in enumerate(corners)]
-    rows = np.array(list(product(*few)), np.float32)
+    # All corners of 21 inputs are two million: a sample of them, and of what lies on their edges.
+    few = [sorted({low, at, high}) for low, at, high in corners]
+    rng = np.random.default_rng(3)
+    rows = np.column_stack([rng.choice(values, 20_000) for values in few]).astype(np.float32)
     log = make_transfers(len(rows))
     raw = {
         name: log[name] if name in ("region", "link_type", "data_type") else log[name].to_numpy()
@@ -101,7 +120,7 @@ def test_every_corner_of_the_contract_gives_finite_features_in_range():
         "compressibility_score": column["compressibility_score"],
     }
     seen = {"delta_potential": np.zeros(len(rows)), "peer_has_version": np.ones(len(rows))}
-    seen |= {name: column[name] for name in ("known_share", "amst_streams")}
+    seen |= {name: column[name] for name in SEEN_FEATURES if name in column} | {"zero_share": np.zeros(len(rows))}
     history = np.ones((len(rows), len(HISTORY_COLUMNS)), np.float32)
     for position, name in enumerate(HISTORY_COLUMNS):
         history[:, position] = column.get(name, history[:, position])

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pytest
 
 from dwcp.contract import AMST_CHUNK_BYTES, FEATURES, FULLY_MEASURED, OUTCOMES
-from dwcp.features.costs import CALL_BYTES, LEAST_SHARE
-from dwcp.features.history import ALPHA, HISTORY_COLUMNS, HISTORY_FEATURES, PROBE_QUOTIENTS, History
+from dwcp.features.costs import CALL_BYTES, HASHING_SHARE, LEAST_SHARE
+from dwcp.features.history import ALPHA, HISTORY_COLUMNS, HISTORY_FEATURES, QUOTIENTS, History
 from dwcp.features.recompute import observations, recompute_features
 from transfers import make_transfers
 
-DEFAULT = {feature.name: feature.default for feature in FEATURES} | dict.fromkeys(PROBE_QUOTIENTS, 1.0)
+DEFAULT = {feature.name: feature.default for feature in FEATURES} | dict.fromkeys(QUOTIENTS, 1.0)
 AT = {feature.name: position for position, feature in enumerate(FEATURES)}
 
 
@@ -47,14 +47,23 @@ def outcomes_of(row: dict) -> dict[str, float | None]:
             times[f"recent_{name}_ms_per_mb"] = spent_ms * 1e6 / (work + CALL_BYTES)
     hde, amst = row["hde_compression_ratio"], row["amst_compressed_size_bytes"]
     amst_ratio = None if amst is None else size / amst
-    unknown = None if hde is None else 1 - row["hde_delta_hit_rate"] + LEAST_SHARE
+    heavy, unknown = row["served_probe_zstd_share"] + LEAST_SHARE, 1 - (row["hde_delta_hit_rate"] or 0)
+    zstd = row["baseline_compression_ratio"]
+    look = {
+        "hde": row["served_probe_zstd_ms_per_mb"] * (unknown + HASHING_SHARE),
+        "amst": row["served_probe_lz4_ms_per_mb"],
+        "zstd": row["served_probe_zstd_ms_per_mb"],
+    }
+    spent = {name: times[f"recent_{name}_ms_per_mb"] for name in look}
     return {
         "recent_hde_ratio": hde,
         "recent_amst_ratio": amst_ratio,
         "baseline_ratio": row["baseline_compression_ratio"],
         **times,
-        "hde_probe_quotient": None if unknown is None else 1 / (hde * (unknown * light)),
-        "amst_probe_quotient": None if amst_ratio is None else 1 / (amst_ratio * light),
+        "hde_size_quotient": None if hde is None else 1 / (hde * ((unknown + LEAST_SHARE) * heavy)),
+        "amst_size_quotient": None if amst_ratio is None else 1 / (amst_ratio * light),
+        "zstd_size_quotient": None if zstd is None else 1 / (zstd * heavy),
+        **{f"{name}_time_quotient": None if spent[name] is None else spent[name] / look[name] for name in look},
     }
 
 

@@ -4,8 +4,8 @@ The oracle's §3.1, with estimates in place of measurements::
 
     cost = size / (bandwidth · (1 - loss)) + time of compression and decompression
 
-Sizes come from past ratios (``*_cost_ratio``), or from the probe and what the engine made of it in the past
-(``probe_*_cost_ratio``: the better ones where the object is new); times come from the node's past times. Ratios and not
+Sizes and times come from the past (``*_cost_ratio``), or from the probe and what the engine made of the probe's
+figures in the past (``probe_*_cost_ratio``: the better ones where the object is new, or changes). Ratios and not
 differences: one threshold, 1, then holds for all sizes and bandwidths.
 
 Times are remembered per megabyte of work (``ms_per_mb``), so that they carry over between versions of other sizes.
@@ -27,12 +27,16 @@ CALL_BYTES = 8_192
 """A call costs about as much as this many bytes of work, however short the payload."""
 LEAST_SHARE = 0.005
 """What an engine leaves of a payload that the probe takes for empty; it keeps quotients finite."""
+HASHING_SHARE = 0.1
+"""What HDE spends on a block that the peer has, hashing it, over what it spends on one that it has not."""
 COST_FEATURES = (
     "hde_cost_ratio",
     "amst_cost_ratio",
+    "zstd_cost_ratio",
     "hde_amst_cost_ratio",
     "probe_hde_cost_ratio",
     "probe_amst_cost_ratio",
+    "probe_zstd_cost_ratio",
 )
 _NEEDED = (
     "size_bytes",
@@ -40,13 +44,22 @@ _NEEDED = (
     "packet_loss_rate",
     "compressibility_score",
     "known_share",
+    "probe_zstd_share",
+    "probe_zstd_ms_per_mb",
+    "probe_lz4_ms_per_mb",
     "amst_streams",
     "recent_hde_ratio",
     "recent_amst_ratio",
+    "baseline_ratio",
     "recent_hde_ms_per_mb",
     "recent_amst_ms_per_mb",
-    "hde_probe_quotient",
-    "amst_probe_quotient",
+    "recent_zstd_ms_per_mb",
+    "hde_size_quotient",
+    "amst_size_quotient",
+    "zstd_size_quotient",
+    "hde_time_quotient",
+    "amst_time_quotient",
+    "zstd_time_quotient",
 )
 
 Floats = NDArray[np.float64]
@@ -65,31 +78,49 @@ def ms_per_mb(time_ms: Floats, work_bytes: Floats) -> Floats:
     return time_ms * 1e6 / (work_bytes + CALL_BYTES)
 
 
-def probe_shares(compressibility_score: Floats, known_share: Floats) -> tuple[Floats, Floats]:
-    """The probe's estimate of the share of a payload's bytes that HDE and AMST leave."""
-    light = 1.0 - compressibility_score + LEAST_SHARE
-    return (1.0 - known_share + LEAST_SHARE) * light, light
+def probe_estimates(at: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The probe's own figures for each engine, by ``<engine>_size`` (share left) and ``<engine>_time`` (ms per MB).
+
+    Systematically wrong, as single blocks are no payload; what an engine made of them before sets that right
+    (``features.history``'s quotients). ``at`` holds the probe's features, by name.
+    """
+    light = 1.0 - at["compressibility_score"] + LEAST_SHARE
+    heavy = at["probe_zstd_share"] + LEAST_SHARE
+    new = 1.0 - at["known_share"]
+    return {
+        "hde_size": (new + LEAST_SHARE) * heavy,
+        "amst_size": light,
+        "zstd_size": heavy,
+        "hde_time": at["probe_zstd_ms_per_mb"] * (new + HASHING_SHARE),
+        "amst_time": at["probe_lz4_ms_per_mb"],
+        "zstd_time": at["probe_zstd_ms_per_mb"],
+    }
 
 
 def cost_ratios(known: Mapping[str, Any]) -> dict[str, Floats]:
-    """``COST_FEATURES`` of rows, from their other features and ``PROBE_QUOTIENTS``: arrays of shape (rows,), by name.
+    """``COST_FEATURES`` of rows, from their other features and the quotients: arrays of shape (rows,), by name.
 
     Computed from float32, as the model sees its inputs: then what is served and what is recomputed are the same bits.
     Finite for every input within the contract.
     """
     at = {name: np.asarray(known[name], np.float32).astype(np.float64) for name in _NEEDED}
     size = np.maximum(at["size_bytes"], 1.0)
-    effective_mbps = at["bandwidth_mbps"] * (1.0 - at["packet_loss_rate"])
-    none_ms = transfer_time_ms(size, effective_mbps)
-    hde_ms = at["recent_hde_ms_per_mb"] * (size + CALL_BYTES) / 1e6
-    amst_ms = at["recent_amst_ms_per_mb"] * (busiest_bytes(size, at["amst_streams"]) + CALL_BYTES) / 1e6
-    hde = 1.0 / at["recent_hde_ratio"] + hde_ms / none_ms
-    amst = 1.0 / at["recent_amst_ratio"] + amst_ms / none_ms
-    hde_share, amst_share = probe_shares(at["compressibility_score"], at["known_share"])
-    return {
-        "hde_cost_ratio": hde,
-        "amst_cost_ratio": amst,
-        "hde_amst_cost_ratio": hde / amst,
-        "probe_hde_cost_ratio": hde_share * at["hde_probe_quotient"] + hde_ms / none_ms,
-        "probe_amst_cost_ratio": amst_share * at["amst_probe_quotient"] + amst_ms / none_ms,
+    none_ms = transfer_time_ms(size, at["bandwidth_mbps"] * (1.0 - at["packet_loss_rate"]))
+    whole = (size + CALL_BYTES) / 1e6 / none_ms
+    work = {
+        "hde": whole,
+        "amst": (busiest_bytes(size, at["amst_streams"]) + CALL_BYTES) / 1e6 / none_ms,
+        "zstd": whole,
+    }
+    look = probe_estimates(at)
+    past_ratio = {"hde": "recent_hde_ratio", "amst": "recent_amst_ratio", "zstd": "baseline_ratio"}
+    ratios = {
+        f"{engine}_cost_ratio": 1.0 / at[past_ratio[engine]] + at[f"recent_{engine}_ms_per_mb"] * work[engine]
+        for engine in work
+    }
+    ratios["hde_amst_cost_ratio"] = ratios["hde_cost_ratio"] / ratios["amst_cost_ratio"]
+    return ratios | {
+        f"probe_{engine}_cost_ratio": look[f"{engine}_size"] * at[f"{engine}_size_quotient"]
+        + look[f"{engine}_time"] * at[f"{engine}_time_quotient"] * work[engine]
+        for engine in work
     }

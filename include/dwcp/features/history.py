@@ -9,9 +9,9 @@ Definitions, the same wherever a feature is served or recomputed:
   ``features.costs.ms_per_mb``. A time enters where the transfer was fully measured: a single run beside the node's
   other work says more of that work than of the payload. The node's own speed is in them, as they are all its own.
 - ``history_source`` says whose past those times are: 2 the object's, 1 the data type's, 0 nobody's (the defaults).
-- ``hde_probe_quotient``, ``amst_probe_quotient``: the same of an engine's size over the probe's estimate of it, see
-  ``features.costs.probe_shares``; 1 at cold start. To an object that is new to the node they carry over what the
-  engine made of the probe's figures on others of its type.
+- quotients (``hde_size_quotient``, ``hde_time_quotient``, ...): the same of an engine's size or time over the probe's
+  estimate of it, see ``features.costs.probe_estimates``; 1 at cold start. To an object that is new to the node they
+  carry over what the engine made of the probe's figures on others of its type.
 - ``bandwidth_ratio``: current bandwidth over the EMA of bandwidth on this (node, peer); 1 before the first transfer.
 - ``jitter_average_ms``: EMA of jitter on this (node, peer); the default before the first transfer.
 
@@ -44,9 +44,9 @@ OUTCOME_FEATURES = (
     "recent_zstd_ms_per_mb",
 )
 """What is remembered of past outcomes and is a feature as it is."""
-PROBE_QUOTIENTS = ("hde_probe_quotient", "amst_probe_quotient")
+QUOTIENTS = tuple(f"{engine}_{what}_quotient" for what in ("size", "time") for engine in ("hde", "amst", "zstd"))
 """What is remembered of past outcomes and enters the cost ratios only."""
-REMEMBERED = (*OUTCOME_FEATURES, *PROBE_QUOTIENTS)
+REMEMBERED = (*OUTCOME_FEATURES, *QUOTIENTS)
 """The columns of ``Observations.outcomes``, remembered by object and by data type."""
 HISTORY_FEATURES = (*OUTCOME_FEATURES, "bandwidth_ratio", "jitter_average_ms", "history_source")
 """The features made here."""

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dwcp.contract import DATA_TYPES, FEATURES, FULLY_MEASURED, LINK_TYPES, REGIONS
-from dwcp.features.costs import COST_FEATURES, busiest_bytes, cost_ratios, ms_per_mb, probe_shares
+from dwcp.features.costs import COST_FEATURES, busiest_bytes, cost_ratios, ms_per_mb, probe_estimates
 from dwcp.features.encode import enum_codes, rtt_bin, size_category, time_of_day
 from dwcp.features.history import HISTORY_COLUMNS, History, Observations
 
@@ -36,8 +36,17 @@ RAW_COLUMNS = (
     "active_transfers",
 )
 """The logged columns that features come from, beside history and what only the node could see."""
-SEEN_FEATURES = ("delta_potential", "known_share", "peer_has_version", "amst_streams")
-"""What the node saw before it chose and the log keeps as served only: the peer's blocks, and both sides' idle cores."""
+SEEN_FEATURES = (
+    "delta_potential",
+    "known_share",
+    "zero_share",
+    "probe_zstd_share",
+    "probe_zstd_ms_per_mb",
+    "probe_lz4_ms_per_mb",
+    "peer_has_version",
+    "amst_streams",
+)
+"""What the node saw before it chose and the log keeps as served only: the payload, and both sides' idle cores."""
 OUTCOME_COLUMNS = (
     "data_size_bytes",
     "compressibility_score",
@@ -52,8 +61,9 @@ OUTCOME_COLUMNS = (
     "baseline_compression_ratio",
     "baseline_compression_time_ms",
     "baseline_decompression_time_ms",
+    *(f"served_{name}" for name in ("probe_zstd_share", "probe_zstd_ms_per_mb", "probe_lz4_ms_per_mb")),
 )
-"""The logged columns that a transfer's outcomes are remembered from."""
+"""The logged columns that a transfer's outcomes, and what the engines made of the probe, are remembered from."""
 
 
 def feature_matrix(
@@ -109,15 +119,21 @@ def outcomes(logged: Mapping[str, NDArray[np.float64]], fully_measured: NDArray[
         ms_per_mb(logged["baseline_compression_time_ms"] + logged["baseline_decompression_time_ms"], size),
     ]
     amst_ratio = size / logged["amst_compressed_size_bytes"]
-    hde_share, amst_share = probe_shares(logged["compressibility_score"], logged["hde_delta_hit_rate"])
+    look = probe_estimates(
+        {name.removeprefix("served_"): logged[name] for name in OUTCOME_COLUMNS if name.startswith("served_")}
+        | {
+            "compressibility_score": logged["compressibility_score"],
+            "known_share": logged["hde_delta_hit_rate"],
+        }
+    )
+    ratios = {"hde": logged["hde_compression_ratio"], "amst": amst_ratio, "zstd": logged["baseline_compression_ratio"]}
+    full_times = [np.where(fully_measured, time, np.nan) for time in times]
     return np.column_stack(
         [
-            logged["hde_compression_ratio"],
-            amst_ratio,
-            logged["baseline_compression_ratio"],
-            *(np.where(fully_measured, time, np.nan) for time in times),
-            1.0 / (logged["hde_compression_ratio"] * hde_share),
-            1.0 / (amst_ratio * amst_share),
+            *ratios.values(),
+            *full_times,
+            *(1.0 / (ratio * look[f"{engine}_size"]) for engine, ratio in ratios.items()),
+            *(time / look[f"{engine}_time"] for engine, time in zip(ratios, full_times, strict=True)),
         ]
     )
 

@@ -53,6 +53,9 @@ WORLD_START = datetime(2026, 8, 3, tzinfo=UTC)
 _MEASURED_BY = {name: place for place, algorithm in enumerate(ALGORITHMS) for name in OUTCOMES[algorithm]}
 """Each outcome column's algorithm, by its place."""
 _TIMED = ("hde", "hde_back", "amst", "amst_back", "zstd", "zstd_back")
+_PROBE_SPEEDS = ("probe_zstd_ms_per_mb", "probe_lz4_ms_per_mb")
+_DIRTY_LOG = ("vm_memory", "vm_disk")
+"""A hypervisor's dirty log gives these types' known share for nothing; of the others all blocks are hashed for it."""
 _LOADED_SLOWDOWN = 0.3
 _SINGLE_RUN_SIGMA = 0.05
 _MOST_PASSES = 200
@@ -142,10 +145,11 @@ def simulate(
         transfers = week_transfers(world, week, start_ns, rows)
         acting: Policy = policy if policy is not None and week >= first_week else rules
         measured = _measured(world, transfers)
-        features, choices, history, passes = _decide(world, names, transfers, measured, history, acting)
+        looks = _looks(world, transfers)
+        features, choices, history, passes = _decide(world, names, transfers, measured, looks, history, acting)
         if week < first_week:
             continue
-        table = _log_rows(world, names, transfers, measured, features, choices, acting, runs)
+        table = _log_rows(world, names, transfers, measured, looks, features, choices, acting, runs)
         if defects:
             table = with_defects(table, mix, seed, week)
         _log.info("week %d: %d transfers, choices settled in %d passes", week, table.num_rows, passes)
@@ -207,6 +211,7 @@ def _decide(
     names: _Names,
     transfers: Transfers,
     measured: dict[str, NDArray[Any]],
+    looks: _Looks,
     history: History,
     policy: Policy,
 ) -> tuple[NDArray[np.float32], Choices, History, int]:
@@ -230,10 +235,15 @@ def _decide(
         "active_transfers": transfers.active_transfers,
     }
     seen = {
-        "delta_potential": profiles.column("delta_potential")[profile],
+        **{name: profiles.column(name)[profile] for name in ("delta_potential", "zero_share", "probe_zstd_share")},
+        **{name: profiles.column(name)[profile] * looks.slowdown for name in _PROBE_SPEEDS},
         "known_share": profiles.column("hde_hit_rate")[profile],
         "peer_has_version": profiles.column("version")[profile] > 0,
         "amst_streams": transfers.streams,
+    }
+    served_probe = {
+        f"served_{name}": seen[name].astype(np.float32).astype(np.float64)
+        for name in ("probe_zstd_share", *_PROBE_SPEEDS)
     }
     bucket = names.bucket[transfers.node, profiles.object_of_row[profile]]
     node_names, peer_names = _take(names.node, transfers.node), _take(names.node, transfers.peer)
@@ -243,7 +253,11 @@ def _decide(
     for number in range(1, _MOST_PASSES + 1):
         after = copy.deepcopy(history)
         keys = after.keys(node_names, object_names, raw["data_type"], peer_names)
-        logged = {"data_size_bytes": size, "compressibility_score": raw["compressibility_score"]} | {
+        logged = {
+            "data_size_bytes": size,
+            "compressibility_score": raw["compressibility_score"],
+            **served_probe,
+        } | {
             name: np.where(full | (executed == _MEASURED_BY[name]), measured[name], np.nan)
             for name in OUTCOME_COLUMNS
             if name in _MEASURED_BY
@@ -265,6 +279,37 @@ def _decide(
     raise RuntimeError(f"choices did not settle in {_MOST_PASSES} passes")
 
 
+# -- looking, before the choice ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """What looking at the payloads costs; arrays of shape (rows,).
+
+    ``slowdown`` is a probe's time on the node, beside its other work, over the library's; ``time_ms`` that of the probe
+    and of hashing where no dirty log says which blocks the peer has.
+    """
+
+    slowdown: NDArray[np.float64]
+    time_ms: NDArray[np.float64]
+
+
+def _looks(world: World, transfers: Transfers) -> _Looks:
+    profiles, profile = world.profiles, transfers.profile
+    rng = np.random.default_rng([world.seed, int(transfers.number[0]), 1])
+    slowdown = _beside_other_work(rng, transfers) / world.nodes.speed[transfers.node]
+    data_type = np.array(profiles.table["data_type"].to_pylist())
+    hashed = (profiles.column("version") > 0) & ~np.isin(data_type, _DIRTY_LOG)
+    looked_ms = profiles.column("probe_time_ms") + np.where(hashed, profiles.column("hash_ms"), 0.0)
+    return _Looks(slowdown, looked_ms[profile] * slowdown)
+
+
+def _beside_other_work(rng: np.random.Generator, transfers: Transfers) -> NDArray[np.float64]:
+    """A single run's time over the least of many on an idle core."""
+    scatter = np.exp(rng.normal(0, _SINGLE_RUN_SIGMA, len(transfers.profile)))
+    return np.asarray((1 + _LOADED_SLOWDOWN * transfers.cpu_usage) * scatter)
+
+
 # -- logging -----------------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +319,7 @@ def _measured(world: World, transfers: Transfers) -> dict[str, NDArray[Any]]:
     rows = len(profile)
     size = profiles.column("size_bytes")[profile]
     rng = np.random.default_rng([world.seed, int(transfers.number[0])])
-    slowdown = (1 + _LOADED_SLOWDOWN * transfers.cpu_usage) * np.exp(rng.normal(0, _SINGLE_RUN_SIGMA, rows))
+    slowdown = _beside_other_work(rng, transfers)
     factor = np.where(transfers.fully_measured, 1.0, slowdown) / world.nodes.speed[transfers.node]
     stream_at = np.searchsorted(STREAM_COUNTS, transfers.streams)
 
@@ -324,6 +369,7 @@ def _log_rows(
     names: _Names,
     transfers: Transfers,
     measured: dict[str, NDArray[Any]],
+    looks: _Looks,
     features: NDArray[np.float32],
     choices: Choices,
     policy: Policy,
@@ -385,6 +431,7 @@ def _log_rows(
         "confidence": pa.array(choices.confidence.astype(np.float64), mask=~predicted),
         "reason_code": pa.array(choices.reason.tolist(), pa.string()),
         "decision_time_us": transfers.decision_us if timed_us is None else timed_us,
+        "probe_time_ms": looks.time_ms,
         "rollout_bucket": names.bucket[transfers.node, profiles.object_of_row[profile]],
         "rollout_arm": pa.array(choices.arm.tolist(), pa.string()),
         "model_version": _masked(pa.array([policy.model_version] * rows, pa.string()), predicted),
