@@ -93,10 +93,11 @@ with DAG(
         "oracle": Param(
             SETTINGS.oracle,
             type="string",
-            enum=["seed_3_1", "seed_3_2"],
+            enum=["seed_3_1", "seed_3_2", "stream_aware"],
             values_display={
                 "seed_3_1": "§3.1 compression + transfer + decompression time",
                 "seed_3_2": "§3.2 compression time × CPU in use, and transfer",
+                "stream_aware": "§3.1 at the rate that TCP streams reach",
             },
             title="Cost behind the label",
             description="Leave it as it is, unless the definition is what you came to change.",

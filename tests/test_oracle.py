@@ -34,6 +34,8 @@ def one_cost(definition, size, compression, decompression, bandwidth, loss, cpu)
         bandwidth_mbps=row(bandwidth),
         packet_loss_rate=row(loss),
         cpu_usage=row(cpu),
+        rtt_ms=row(20.0),
+        streams=cell(1.0),
     )
     return float(costs[0, 0])
 
@@ -46,8 +48,14 @@ def slow_costs(row: dict, definition: str) -> dict[str, float]:
         compression = 0.0 if prefix is None else row[f"{prefix}_compression_time_ms"]
         decompression = 0.0 if prefix is None else row[f"{prefix}_decompression_time_ms"]
         bits_per_second = row["available_bandwidth_mbps"] * 1e6
-        if definition == "seed_3_1":
-            seconds = size * 8 / (bits_per_second * (1 - row["packet_loss_rate"]))
+        if definition != "seed_3_2":
+            bits_per_second *= 1 - row["packet_loss_rate"]
+            if definition == "stream_aware":
+                streams = row["amst_streams"] if algorithm == "amst" else 1
+                held_back = row["rtt_ms"] / 1e3 * math.sqrt(row["packet_loss_rate"])
+                one = 1_460 * 8 * 1.22 / held_back if held_back else math.inf
+                bits_per_second = min(bits_per_second, streams * one)
+            seconds = size * 8 / bits_per_second
             costs[algorithm] = seconds * 1e3 + compression + decompression
         else:
             costs[algorithm] = size * 8 / bits_per_second * 1e3 + compression * row["cpu_usage"]
@@ -164,3 +172,28 @@ def test_a_measurement_that_is_missing_is_refused_by_name(value):
 def test_an_unknown_definition_is_refused():
     with pytest.raises(ValueError, match="seed_3_1, seed_3_2"):
         label_batch(make_transfers(5), "seed_9")
+
+
+def test_streams_help_where_rtt_and_loss_bound_one_of_them():
+    """100 ms and 1 % loss hold a stream to 1.4 Mbit/s: eight carry eight times that, and a clean short link all."""
+
+    def cost(rtt_ms: float, loss: float, streams: float) -> float:
+        zero = np.zeros((1, 1))
+        return float(
+            cost_ms(
+                "stream_aware",
+                compressed_bytes=np.array([[1e6]]),
+                compression_ms=zero,
+                decompression_ms=zero,
+                bandwidth_mbps=np.array([100.0]),
+                packet_loss_rate=np.array([loss]),
+                cpu_usage=np.array([0.5]),
+                rtt_ms=np.array([rtt_ms]),
+                streams=np.array([[streams]]),
+            )[0, 0]
+        )
+
+    one = 1_460 * 8 / 0.1 * 1.22 / math.sqrt(0.01) / 1e6
+    assert cost(100.0, 0.01, 1) == pytest.approx(8 / one * 1e3)
+    assert cost(100.0, 0.01, 8) == pytest.approx(8 / (8 * one) * 1e3)
+    assert cost(0.0, 0.01, 1) == cost(100.0, 0.0, 1) * 100 / 99 == pytest.approx(8 / 100 / 0.99 * 1e3)

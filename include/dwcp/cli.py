@@ -79,7 +79,7 @@ def backfill(
     end: End,
     source: Source = None,
     regions: Regions = None,
-    oracle: Annotated[str | None, typer.Option(help="seed_3_1 or seed_3_2; default: DWCP_ORACLE.")] = None,
+    oracle: Annotated[str | None, typer.Option(help="seed_3_1, seed_3_2 or stream_aware; default: DWCP_ORACLE.")] = None,
     relabel_only: Annotated[bool, typer.Option(help="Keep the rows, compute their labels anew.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would change, change nothing.")] = True,
 ) -> None:

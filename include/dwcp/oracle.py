@@ -1,11 +1,14 @@
 """The offline oracle: what every algorithm would have cost a transfer, and the choice that would have been best.
 
-Two definitions, chosen by ``Settings.oracle``:
+Three definitions, chosen by ``Settings.oracle``:
 
 ``seed_3_1`` (default, seed §3.1)
     compressed size / (bandwidth x (1 - loss)) + compression time + decompression time.
 ``seed_3_2`` (seed §3.2's listing)
     compressed size / bandwidth + compression time x CPU usage.
+``stream_aware``
+    §3.1 with the rate that TCP reaches in place of the link's: one stream carries no more than its RTT and loss allow
+    (Mathis et al., 1997), AMST's parallel streams together as many times that. Reported beside the gate's.
 
 Units. The seed's listing divides bytes by Mbit/s and adds milliseconds. That quotient is no time: 1 MB over 1,000
 Mbit/s reads 1,000 where the wire takes 8 ms. The transfer weighs 125 times too much beside CPU time, as if every link
@@ -25,7 +28,7 @@ from numpy.typing import NDArray
 from dwcp.contract import ALGORITHMS, CANDIDATES, FULLY_MEASURED
 from dwcp.units import transfer_time_ms
 
-DEFINITIONS = ("seed_3_1", "seed_3_2")
+DEFINITIONS = ("seed_3_1", "seed_3_2", "stream_aware")
 ORACLE_COLUMNS = (
     "optimal_compression",
     "oracle_definition",
@@ -34,6 +37,8 @@ ORACLE_COLUMNS = (
 )
 """What ``label_batch`` adds to a row, in contract order."""
 
+SEGMENT_BITS = 1_460 * 8
+_MATHIS_CONSTANT = 1.22
 _PREFIX = {"hde": "hde", "amst": "amst", "zstd": "baseline"}
 _LEAST_WORK_FIRST = np.array([CANDIDATES.index(name) for name in ("none", "amst", "hde")])
 
@@ -47,18 +52,33 @@ def cost_ms(
     bandwidth_mbps: NDArray[np.float64],
     packet_loss_rate: NDArray[np.float64],
     cpu_usage: NDArray[np.float64],
+    rtt_ms: NDArray[np.float64],
+    streams: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Cost in milliseconds of each algorithm, shape (rows, algorithms).
 
-    The first three arguments have that shape, in any order of algorithms; the others have shape (rows,). Doing nothing
-    is an algorithm whose size is the payload's and whose times are 0. Raises ``ValueError`` on an unknown definition.
+    Sizes, times and ``streams`` have that shape, in any order of algorithms; the others have shape (rows,). Doing
+    nothing is an algorithm whose size is the payload's and whose times are 0. Raises ``ValueError`` on an unknown definition.
     """
     if definition == "seed_3_1":
         effective_mbps = bandwidth_mbps * (1.0 - packet_loss_rate)
         return transfer_time_ms(compressed_bytes, effective_mbps[:, None]) + compression_ms + decompression_ms
+    if definition == "stream_aware":
+        link_mbps = (bandwidth_mbps * (1.0 - packet_loss_rate))[:, None]
+        reached_mbps = np.minimum(link_mbps, streams * stream_limit_mbps(rtt_ms, packet_loss_rate)[:, None])
+        return transfer_time_ms(compressed_bytes, reached_mbps) + compression_ms + decompression_ms
     if definition == "seed_3_2":
         return transfer_time_ms(compressed_bytes, bandwidth_mbps[:, None]) + compression_ms * cpu_usage[:, None]
     raise ValueError(f"unknown oracle {definition!r}: choose one of {', '.join(DEFINITIONS)}")
+
+
+def stream_limit_mbps(rtt_ms: NDArray[np.float64], packet_loss_rate: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What one TCP stream carries at most, shape (rows,): segment / RTT x 1.22 / sqrt(loss); unlimited without either.
+
+    Mathis, Semke, Mahdavi, Ott (1997): The macroscopic behavior of the TCP congestion avoidance algorithm.
+    """
+    with np.errstate(divide="ignore"):
+        return np.asarray(SEGMENT_BITS * _MATHIS_CONSTANT / (rtt_ms * np.sqrt(packet_loss_rate) * 1e3))
 
 
 def best_choice(costs_ms: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -83,6 +103,8 @@ def transfer_costs_ms(batch: pa.RecordBatch | pa.Table, definition: str) -> NDAr
     sizes = _numbers(batch, "data_size_bytes")
     shape = (rows, len(ALGORITHMS))
     compressed_bytes, compression_ms, decompression_ms = np.empty(shape), np.zeros(shape), np.zeros(shape)
+    streams = np.ones(shape)
+    streams[:, ALGORITHMS.index("amst")] = _numbers(batch, "amst_streams")
     for position, algorithm in enumerate(ALGORITHMS):
         if algorithm == "none":
             compressed_bytes[:, position] = sizes
@@ -99,6 +121,8 @@ def transfer_costs_ms(batch: pa.RecordBatch | pa.Table, definition: str) -> NDAr
         bandwidth_mbps=_numbers(batch, "available_bandwidth_mbps"),
         packet_loss_rate=_numbers(batch, "packet_loss_rate"),
         cpu_usage=_numbers(batch, "cpu_usage"),
+        rtt_ms=_numbers(batch, "rtt_ms"),
+        streams=streams,
     )
 
 

@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     )
 
     # -- oracle and training (seed §3, §4, §5.2) --
-    oracle: Literal["seed_3_1", "seed_3_2"] = "seed_3_1"
+    oracle: Literal["seed_3_1", "seed_3_2", "stream_aware"] = "seed_3_1"
     training_weeks: int = Field(8, ge=1)
     seed: int = 20_261_101
     train_share: float = Field(0.70, gt=0, lt=1)
