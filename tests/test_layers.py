@@ -12,6 +12,7 @@ ROOMS = {
     "window": 0,
     "units": 0,
     "store": 0,
+    "supervisor": 0,
     "sources": 1,
     "oracle": 1,
     "rules": 1,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shlex
 import signal
 import socket
 import subprocess
@@ -26,10 +25,10 @@ from urllib.parse import urlsplit
 import psycopg2
 from psycopg2 import sql
 
+from dwcp import supervisor
 from dwcp.airflow_client import AirflowClient
 from dwcp.pipeline.site import local_settings
 from dwcp.settings import Settings
-from dwcp.store import write_atomically
 from dwcp.warehouse import server
 
 USER = "dwcp"
@@ -143,31 +142,20 @@ class AirflowSite:
         """Start the four components, wait until they are healthy, and stop them all at the end, come what may."""
         _require_free(self.port)
         self.prepare()
-        procfile = self.home / "Procfile"
-        write_atomically(procfile, self._procfile().encode())
-        # A session of its own: Ctrl-C reaches this process alone, which then stops the components in order.
-        manager = subprocess.Popen(
-            [sys.executable, "-c", "from honcho.command import main; main()", "start", "-f", str(procfile)],
-            cwd=self.repository,
-            env=self.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.home / "components" / "honcho.log").open("ab"),
-            start_new_session=True,
+        running = supervisor.start(
+            self._commands(),
+            logs=self.home / "components",
+            environment=self.environment(),
+            directory=self.repository,
         )
         try:
             client = self.client()
-            self._wait_healthy(client, manager)
+            self._wait_healthy(client, running)
             for name, (slots, description) in POOLS.items():
                 client.ensure_pool(name, slots, description)
             yield client
         finally:
-            manager.terminate()
-            try:
-                manager.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                os.killpg(manager.pid, signal.SIGKILL)
-                manager.wait()
+            supervisor.stop(running)
 
     def serve(self) -> None:
         """Run until Ctrl-C or SIGTERM, after printing where to look and how to get in."""
@@ -177,36 +165,40 @@ class AirflowSite:
             with self.running() as client:
                 print(f"\n  Airflow   {self.url}\n  user      {USER}\n  password  {self.password}", flush=True)
                 print(f"  logs      {self.home / 'components'}\n\nCtrl-C stops it.", flush=True)
-                misses = 0
-                while misses < 30:
-                    misses = 0 if client.health() else misses + 1
-                    time.sleep(1.0)
-                raise ServicesError(f"Airflow stopped answering: see {self.home / 'components'}")
+                self._watch(client)
         except KeyboardInterrupt:
-            print("\nAirflow has stopped.", flush=True)
+            print("Airflow has stopped.", flush=True)
 
-    def _procfile(self) -> str:
-        """One line a component, its output in a file of its own."""
-        commands: dict[str, Sequence[str]] = {
+    def _watch(self, client: AirflowClient) -> None:
+        """Return never: raise ``ServicesError`` once Airflow does not answer, ``KeyboardInterrupt`` on Ctrl-C."""
+        misses = 0
+        try:
+            while misses < 30:
+                misses = 0 if client.health() else misses + 1
+                time.sleep(1.0)
+        except KeyboardInterrupt:
+            print("\nStopping Airflow …", flush=True)
+            raise
+        raise ServicesError(f"Airflow stopped answering: see {self.home / 'components'}")
+
+    def _commands(self) -> dict[str, list[str]]:
+        """How each component is started."""
+        components: dict[str, Sequence[str]] = {
             "api-server": ("api-server", "--host", "127.0.0.1", "--port", str(self.port)),
             "scheduler": ("scheduler", "--skip-serve-logs"),
             "dag-processor": ("dag-processor",),
             "triggerer": ("triggerer", "--skip-serve-logs"),
         }
-        return "".join(
-            f"{name}: exec {shlex.join([sys.executable, '-m', 'airflow', *command])}"
-            f" >> {shlex.quote(str(self.home / 'components' / f'{name}.log'))} 2>&1\n"
-            for name, command in commands.items()
-        )
+        return {name: [sys.executable, "-m", "airflow", *arguments] for name, arguments in components.items()}
 
-    def _wait_healthy(self, client: AirflowClient, manager: subprocess.Popen[bytes]) -> None:
+    def _wait_healthy(self, client: AirflowClient, running: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + HEALTHY_WITHIN_S
         wanted = {"metadatabase", *(name.replace("-", "_") for name in COMPONENTS)}
         while True:
             health = client.health()
             if all(health.get(name) == "healthy" for name in wanted) and client.dag_ids():
                 return
-            if manager.poll() is not None:
+            if running.poll() is not None:
                 raise ServicesError(f"one of Airflow's components ended while starting: see {self.home / 'components'}")
             if time.monotonic() > deadline:
                 late = sorted(name for name in wanted if health.get(name) != "healthy") or ["the DAGs"]
