@@ -34,7 +34,8 @@ def test_any_bytes_round_trip(payload: bytes, previous: bytes) -> None:
     assert engines.hde_decompress(engines.hde_compress(payload, base).data, base) == payload
     assert engines.hde_decompress(engines.hde_compress(payload, None).data, None) == payload
     assert engines.zstd_decompress(engines.zstd_compress(payload)) == payload
-    assert engines.amst_decompress(engines.amst_compress(payload).data).data == payload
+    for codec in (engines.LZ4, engines.ZSTD1):
+        assert engines.amst_decompress(engines.amst_compress(payload, codec=codec).data, codec=codec).data == payload
 
 
 @given(st.lists(st.integers(-1, 3), max_size=8), st.integers(0, 4_095))
@@ -74,19 +75,31 @@ def test_hde_uses_the_previous_version_of_a_large_object_after_a_shift() -> None
     assert len(result.data) < len(payload) / 50
 
 
+@pytest.mark.parametrize("codec", [engines.LZ4, engines.ZSTD1], ids=lambda codec: codec.name)
 @pytest.mark.parametrize("streams", [1, 2, 4, 8])
-def test_amst_bytes_do_not_depend_on_the_streams(streams: int) -> None:
+def test_amst_bytes_do_not_depend_on_the_streams(streams: int, codec: engines.AmstCodec) -> None:
     payload = text(2_000_000) + os.urandom(600_000)
-    result = engines.amst_compress(payload, streams)
-    assert result.data == engines.amst_compress(payload).data
-    assert engines.amst_decompress(result.data, streams).data == payload
+    result = engines.amst_compress(payload, streams, codec)
+    assert result.data == engines.amst_compress(payload, codec=codec).data
+    assert engines.amst_decompress(result.data, streams, codec).data == payload
     assert len(result.chunk_ns) == 10
     assert min(result.chunk_ns) > 0
 
 
 def test_amst_stores_what_it_cannot_shrink() -> None:
     payload = os.urandom(1_000_000)
-    assert len(engines.amst_compress(payload).data) == len(payload) + 4 + 4 * 4
+    for codec in (engines.LZ4, engines.ZSTD1):
+        assert len(engines.amst_compress(payload, codec=codec).data) == len(payload) + 4 + 4 * 4
+
+
+def test_amst_of_zstd_is_smaller_and_refuses_damage() -> None:
+    payload = text(700_000)
+    data = engines.amst_compress(payload, codec=engines.ZSTD1).data
+    assert len(data) < len(engines.amst_compress(payload).data)
+    with pytest.raises(engines.EngineError, match="damaged AMST"):
+        engines.amst_decompress(data[:16] + bytes(100) + data[116:], codec=engines.ZSTD1)
+    with pytest.raises(engines.EngineError, match="damaged AMST"):
+        engines.amst_decompress(data, codec=engines.LZ4)
 
 
 def test_makespan_is_the_busiest_thread() -> None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import os
 import random
-import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
 import pytest
 
-from dwcp.features.probe import probe
 from dwcp.fleet import measure as module
+from dwcp.fleet import quiet
 from dwcp.fleet.engines import Base
-from dwcp.fleet.library import RECORDED, LibraryError, Profiles, label_repeatability, load_library
-from dwcp.fleet.measure import BusyMachineError, measure, measure_payload
-from dwcp.fleet.payloads import PayloadObject
+from dwcp.fleet.library import Profiles, load_library
+from dwcp.fleet.measure import BusyMachineError, measure
+from dwcp.fleet.payloads import PayloadObject, directory_objects
+from dwcp.fleet.quiet import CoreWatch
+from dwcp.fleet.timing import Timed, time_amst, time_hde, time_zstd
 
 
 def noise_objects(count: int) -> list[PayloadObject]:
@@ -26,7 +30,7 @@ def noise_objects(count: int) -> list[PayloadObject]:
         for _ in range(2):
             yield rng.randbytes(5_000)
 
-    return [PayloadObject(f"other-{n}", "other", "noise", lambda n=n: chain(n)) for n in range(count)]
+    return [PayloadObject(f"other-{n}", "other", "noise", partial(chain, n)) for n in range(count)]
 
 
 def test_every_payload_has_two_measurements_and_exact_sizes(profiles: Profiles) -> None:
@@ -38,6 +42,10 @@ def test_every_payload_has_two_measurements_and_exact_sizes(profiles: Profiles) 
         assert (one != other).any()
     assert (profiles.column("amst_8_ms_a") <= profiles.column("amst_1_ms_a") + 1e-9).all()
     assert (profiles.column("amst_1_ms_a") <= profiles.column("amst_cpu_ms_a") + 1e-9).all()
+    assert (profiles.column("amst1_bytes") < profiles.column("size_bytes") + 100).all()
+    assert (profiles.column("amst1_1_ms") > 0).all()
+    assert (profiles.column("hash_ms") > 0).all()
+    assert (profiles.column("probe_zstd_share") <= 1).all()
     first = profiles.column("version") == 0
     assert (profiles.column("hde_hit_rate")[first] == 0).all()
     assert (profiles.column("delta_potential")[first] == 0).all()
@@ -83,15 +91,6 @@ def test_other_settings_start_anew(tmp_path: Path) -> None:
     assert measure(tmp_path / "library", objects, runs=2, allow_busy=True)["resumed_objects"] == 0
 
 
-def test_a_busy_machine_is_refused_or_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "others_cpu", lambda: 1.5)
-    with pytest.raises(BusyMachineError, match="allow-busy"):
-        measure(tmp_path / "library", noise_objects(1), runs=1)
-    assert not (tmp_path / "library").exists()
-    monkeypatch.setattr(module, "_BUSY_CPUS", -1.0)
-    assert measure(tmp_path / "library", noise_objects(1), runs=1, allow_busy=True)["quiet"]["noisy"] is True
-
-
 def test_two_recordings_at_once_are_refused(tmp_path: Path) -> None:
     def meanwhile() -> Iterator[bytes]:
         with pytest.raises(BusyMachineError, match="under way"):
@@ -102,85 +101,173 @@ def test_two_recordings_at_once_are_refused(tmp_path: Path) -> None:
     assert measure(tmp_path / "library", [item], runs=1, allow_busy=True)["payloads"] == 1
 
 
-def test_an_engine_that_loses_bytes_stops_the_recording(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.engines, "zstd_decompress", lambda data: b"other")
-    with pytest.raises(module.engines.EngineError, match="zstd"):
-        measure_payload(b"payload" * 100, None, 1)
+def test_a_killed_recording_goes_on(tmp_path: Path) -> None:
+    """SIGKILL leaves whole objects or nothing of them, and the next start finishes the library."""
+    payloads, library = tmp_path / "payloads", tmp_path / "library"
+    for item in noise_objects(24):
+        folder = payloads / item.data_type / item.object_id
+        folder.mkdir(parents=True)
+        for version, payload in enumerate(item.versions()):
+            (folder / f"{version}.bin").write_bytes(payload * 20)
+    script = (
+        "import sys; from pathlib import Path; from dwcp.fleet import measure as m, payloads as p\n"
+        "m.WARM_UP_S = m.PATIENCE_S = 0.0\n"
+        "m.measure(Path(sys.argv[2]), p.directory_objects(Path(sys.argv[1])), runs=3, allow_busy=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(payloads), str(library)]) as process:
+        while not list(tmp_path.glob("library.parts-*/*.parquet")):
+            assert process.poll() is None, "the recording ended before it could be killed"
+        process.kill()
+    manifest = measure(library, directory_objects(payloads), runs=3, allow_busy=True)
+    assert 1 <= manifest["resumed_objects"] < 24
+    assert manifest["payloads"] == load_library(library)[0].table.num_rows == 24 * 2
 
 
-def test_measured_times_follow_the_work() -> None:
-    rng = np.random.default_rng(0)
-    payload = rng.integers(0, 20, 400_000, np.uint8).tobytes()
-    small, large = measure_payload(payload[:40_000], None, 3), measure_payload(payload, None, 3)
-    assert large["zstd_ms"] > 3 * small["zstd_ms"]
-    same = measure_payload(payload, Base.of(payload), 3)
-    assert same["hde_ms"] < large["hde_ms"] / 3
-    assert same["hde_bytes"] < 100
+def test_a_busy_core_is_refused_or_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = dict.fromkeys(os.sched_getaffinity(0), 0.9)
+    monkeypatch.setattr(module, "busy_shares", lambda: shares)
+    with pytest.raises(BusyMachineError, match="allow-busy"):
+        measure(tmp_path / "library", noise_objects(1), runs=1)
+    assert not (tmp_path / "library").exists()
+    monkeypatch.setattr(quiet, "BUSY_SHARE", -1.0)
+    assert measure(tmp_path / "library", noise_objects(1), runs=1, allow_busy=True)["quiet"]["noisy"] is True
 
 
-def test_repeatability_of_a_library_with_itself_is_perfect(profiles: Profiles) -> None:
-    same = label_repeatability(profiles, "a", profiles, "a")
-    assert (same["label_agreement"], same["mean_regret"], same["time_ratio_p95_difference"]) == (1, 0, 0)
-    assert 0.5 < label_repeatability(profiles, "a", profiles, "b")["label_agreement"] <= 1
+def test_a_recording_runs_on_the_quietest_core_and_leaves_the_process_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.sched_getaffinity(0)
+    shares = dict.fromkeys(before, 0.9) | {max(before): 0.01}
+    monkeypatch.setattr(module, "busy_shares", lambda: shares)
+    seen = []
+
+    def versions() -> Iterator[bytes]:
+        seen.append(os.sched_getaffinity(0))
+        yield b"payload"
+
+    item = replace(noise_objects(1)[0], versions=versions)
+    manifest = measure(tmp_path / "library", [item], runs=1)
+    assert manifest["quiet"]["core"] == max(before)
+    assert "core alone" in manifest["quiet"]["watched"]
+    assert seen == [{max(before)}, {max(before)}]  # the recording, and the sample repeated at its end
+    assert os.sched_getaffinity(0) == before
+    with pytest.raises(ValueError, match="core 4711 cannot be used"):
+        measure(tmp_path / "library", [item], runs=1, core=4711)
 
 
-def test_a_changed_or_foreign_library_is_refused(tmp_path: Path, library_directory: Path) -> None:
-    with pytest.raises(LibraryError, match="no library"):
-        load_library(tmp_path / "nowhere")
-    copy = tmp_path / "copy"
-    shutil.copytree(library_directory, copy)
-    manifest = json.loads((copy / "manifest.json").read_text())
-    (copy / "manifest.json").write_text(json.dumps(manifest | {"codecs": {"libzstd": "1.4.0"}}))
-    with pytest.raises(LibraryError, match=r"1\.4\.0"):
-        load_library(copy)
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    data = bytearray((copy / "profiles.parquet").read_bytes())
-    data[100] ^= 1
-    (copy / "profiles.parquet").write_bytes(data)
-    with pytest.raises(LibraryError, match="changed"):
-        load_library(copy)
+def test_bad_objects_are_refused(tmp_path: Path) -> None:
+    one = noise_objects(1)[0]
+    for objects, match in (
+        ([], "at least one"),
+        ([one, one], "one name"),
+        ([replace(one, versions=lambda: iter([b"x", b""]))], "version 1 of other-0 is empty"),
+        ([replace(one, versions=lambda: iter([]))], "no versions"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            measure(tmp_path / "library", objects, runs=1, allow_busy=True)
 
 
-def test_the_recorded_library_is_sound() -> None:
-    library, manifest = load_library(RECORDED)
-    assert manifest["payloads"] == library.table.num_rows
-    assert (RECORDED / "profiles.parquet").stat().st_size < 6_000_000
-    assert len(set(library.table["data_type"].to_pylist())) == 8
+def test_the_second_set_begins_when_the_first_is_done_for_all_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+
+    def watched(work: module._Step) -> module._Step:
+        def timed(payload: bytes, base: Base | None, runs: int) -> Timed:
+            order.append(payload[:1])
+            return work(payload, base, runs)
+
+        return timed
+
+    monkeypatch.setattr(module, "_ENGINES", (watched(time_zstd), time_hde, time_amst))
+    monkeypatch.setattr(CoreWatch, "is_slow", lambda *_: False)
+    item = replace(noise_objects(1)[0], versions=lambda: iter([b"0" * 50, b"1" * 50, b"2" * 50]))
+    module._measure_object(item, 1, CoreWatch(0))
+    assert b"".join(order) == b"012012"
 
 
-def test_a_probe_sees_noise_text_and_known_blocks() -> None:
-    noise = np.random.default_rng(0).integers(0, 256, 1 << 20, np.uint8).tobytes()
-    seen = probe(noise, ())
-    assert seen.entropy > 0.99
-    assert seen.compressibility_score == 0
-    assert seen.delta_potential == 0
-    base = Base.of(noise[: 1 << 19])
-    assert probe(noise, frozenset(base.hashes)).delta_potential == pytest.approx(0.5, abs=0.02)
-    zero = probe(bytes(10_000), ())
-    assert zero.entropy == 0
-    assert zero.compressibility_score > 0.9
-    with pytest.raises(ValueError, match="empty"):
-        probe(b"", ())
+def test_a_slow_measurement_gets_one_more_pass_and_the_faster_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set a of version 1 and set b of version 0 were slow; the first stays so, the second does not."""
+    references = iter([1.0, 1.5, 1.5, 1.0, 1.6, 1.0])
+    asked = []
+
+    def moment(work: Callable[[], Timed], *_: object) -> module._Measured:
+        asked.append(work)
+        return module._Measured(work(), next(references))
+
+    monkeypatch.setattr(module, "_in_a_fast_moment", moment)
+    watch = CoreWatch(0, best_ms=1.0)
+    monkeypatch.setattr(watch, "spin", lambda: None)
+    item = replace(noise_objects(1)[0], versions=lambda: iter([b"0" * 50, b"1" * 50]))
+    table = module._measure_object(item, 1, watch)
+    assert len(asked) == 6
+    assert table["reference_ratio"].to_pylist() == [1.0, 1.5]
+
+
+def test_each_engine_of_a_large_payload_waits_for_its_own_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+
+    def moment(work: Callable[[], Timed], *_: object) -> module._Measured:
+        steps.append(work)
+        return module._Measured(work(), 1.0)
+
+    monkeypatch.setattr(module, "_in_a_fast_moment", moment)
+    item = replace(noise_objects(1)[0], versions=lambda: iter([bytes(module._LARGE_BYTES)]))
+    watch = CoreWatch(0, best_ms=1.0)
+    monkeypatch.setattr(watch, "spin", lambda: None)
+    module._measure_object(item, 1, watch)
+    assert len(steps) == len(module._ONCE) + 2 * len(module._ENGINES)
+
+
+def watch_with(monkeypatch: pytest.MonkeyPatch, looks: list[float]) -> CoreWatch:
+    """A watch of best 1 ms whose looks are given."""
+    watch, given = CoreWatch(0, best_ms=1.0), iter(looks)
+    monkeypatch.setattr(watch, "look", lambda: next(given))
+    return watch
 
 
 def test_a_measurement_waits_for_a_fast_moment_and_is_taken_again_if_it_passed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PATIENCE_S", 30.0)
     times = iter([3.0, 1.0, 2.0])
-    monkeypatch.setattr(module, "measure_payload", lambda *_: {"zstd_ms": next(times), "zstd_bytes": 7})
-    watch = module._Watch()
-    # settle: slow, then fast; after the first try slow again; then settle fast, end fast.
-    looks = iter([1.4, 1.0, 1.3, 1.0, 1.0])
-    monkeypatch.setattr(watch, "look", lambda: next(looks))
-    found, speed = module._in_a_fast_moment(b"x", None, 1, watch)
-    assert (found, speed) == ({"zstd_ms": 1.0, "zstd_bytes": 7}, 1.0)
+    # Slow, then fast; after the first try slow again; then fast, and fast at its end.
+    watch = watch_with(monkeypatch, [1.4, 1.0, 1.3, 1.0, 1.05])
+    found = module._in_a_fast_moment(lambda: Timed({"zstd_ms": next(times)}, {}), watch, 30.0)
+    assert found == module._Measured(Timed({"zstd_ms": 1.0}, {}), 1.05)
     assert next(times) == 2.0, "no third try"
 
 
-def test_a_machine_that_stays_slow_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = module._Watch()
-    monkeypatch.setattr(watch, "look", lambda: 1.4)
-    _, speed = module._in_a_fast_moment(b"x" * 100, None, 1, watch)
-    watch.payload_ratios.append(speed)
-    assert speed == 1.4
-    assert watch.report()["noisy"]
-    assert watch.report()["slow_share"] == 1.0
+@pytest.mark.parametrize("exhausted", ["object", "recording"])
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch, exhausted: str) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 30.0)
+    watch = watch_with(monkeypatch, [1.4, 1.5])
+    if exhausted == "recording":
+        watch.waited_s = 1_000.0
+    found = module._in_a_fast_moment(lambda: Timed({}, {}), watch, 0.0 if exhausted == "object" else 30.0)
+    assert found.reference_ms == 1.5
+
+
+def test_the_ceiling_is_told_for_fewer_runs(tmp_path: Path) -> None:
+    manifest = measure(tmp_path / "library", noise_objects(2), runs=3, allow_busy=True)
+    ceilings = manifest["repeatability"]["by_runs"]
+    assert list(ceilings) == ["1", "3"]
+    assert all(0 <= one["label_agreement"] <= 1 for one in ceilings.values())
+    assert manifest["repeatability"]["near_ties"].keys() == {"within_1%", "within_5%"}
+
+
+def test_slow_payloads_are_counted_against_the_best_speed_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object measured before the core first showed its best speed is slow all the same."""
+    speeds = {"other-0": 3.0, "other-1": 2.0, "other-2": 2.1}
+
+    def table(item: PayloadObject, runs: int, watch: CoreWatch) -> pa.Table:
+        made = real(item, runs, watch)
+        place = made.schema.get_field_index("reference_ratio")
+        return made.set_column(place, made.schema.field(place), pa.array([speeds[item.object_id]] * 2, pa.float32()))
+
+    real = module._measure_object
+    monkeypatch.setattr(module, "_measure_object", table)
+    monkeypatch.setattr(CoreWatch, "look", lambda _: 9.0)
+    manifest = measure(tmp_path / "library", noise_objects(3), runs=1, allow_busy=True)
+    assert manifest["quiet"]["slow_payloads"] == 2
+    assert manifest["quiet"]["noisy"] is True
+    ratios = load_library(tmp_path / "library")[0].column("reference_ratio")
+    assert ratios.tolist() == pytest.approx([1.5, 1.5, 1.0, 1.0, 1.05, 1.05])

@@ -26,13 +26,18 @@ def _show_progress() -> None:
 @app.command("measure")
 def measure_command(
     out: Annotated[Path, typer.Argument(help="directory of the library")] = RECORDED,
-    objects: Annotated[int, typer.Option(min=1, help="how many objects to make")] = 220,
+    objects: Annotated[int, typer.Option(min=1, help="how many objects to make")] = 1_000,
     runs: Annotated[int, typer.Option(min=1, help="runs of each engine; the minimum counts")] = 5,
     payloads: Annotated[
         Path | None,
         typer.Option(help="measure <type>/<object>/<version> below this directory in place of made objects"),
     ] = None,
-    allow_busy: Annotated[bool, typer.Option(help="go on although other processes are at work")] = False,
+    core: Annotated[
+        int | None, typer.Option(min=0, help="core to measure on; default: the quietest. Others may be in use")
+    ] = None,
+    allow_busy: Annotated[
+        bool, typer.Option(help="go on although others use that core; the library is marked")
+    ] = False,
     mix_file: MixFile = DEFAULT_MIX,
 ) -> None:
     """Run every engine on real bytes and record the profile library. Run it again to go on after an interruption."""
@@ -49,7 +54,9 @@ def measure_command(
         else:
             items = made_objects(mix, objects, mix.library["versions"], mix.library["seed"])
         command = f"dwcp fleet measure --objects {objects} --runs {runs}" + (" --payloads ..." if payloads else "")
-        manifest = measure(out, items, runs=runs, command=command, allow_busy=allow_busy, mix_digest=mix.digest)
+        manifest = measure(
+            out, items, runs=runs, core=core, command=command, allow_busy=allow_busy, mix_digest=mix.digest
+        )
     except (MixError, PayloadError, BusyMachineError, EngineError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
     seen, ceiling = manifest["quiet"], manifest["repeatability"]
@@ -60,6 +67,12 @@ def measure_command(
         typer.echo(f"{engine} compresses {ratio['p10']:.2f} x to {ratio['p90']:.2f} x, median {ratio['median']:.2f} x")
     typer.echo(f"quiet: {'NO' if seen['noisy'] else 'yes'} {seen}")
     typer.echo(f"second set:   {ceiling['second_set']}")
+    for count, one in ceiling["by_runs"].items():
+        typer.echo(
+            f"labels of {count} runs: two measurements agree {one['label_agreement']:.2%}, "
+            f"regret {one['mean_regret']:.3%}"
+        )
+    typer.echo(f"near ties:    {ceiling['near_ties']}")
     typer.echo(f"end's sample: {ceiling['end_sample']}")
 
 

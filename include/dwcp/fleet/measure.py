@@ -1,63 +1,80 @@
 """Run every engine on every version of every object and record what it took: the profile library.
 
-Times are CPU time read inside the thread that does the work, the minimum of at least five runs. Everything is measured
-twice, independently (sets ``a`` and ``b``): the second set is the labels' ceiling. Work is kept after each object, so
-an interrupted recording goes on where it stopped.
+Times are CPU time read inside the thread that does the work, the least of at least five runs. Everything is measured
+twice, independently: set ``b`` of an object begins when set ``a`` of all its versions is done, and tells how far the
+labels can be trusted. Work is kept after each object, so an interrupted recording goes on where it stopped.
 
-The machine is watched: other processes' CPU, the hypervisor's steal, and a reference kernel of fixed work. A virtual
-core often has two speeds, as its sibling is idle or not, and changes between them every few seconds; steal does not
-show it. So every measurement waits for a moment when the kernel runs at its best speed, and is taken again if that
-moment had passed by its end. What was seen, and how many payloads were measured at a slower speed, is in the manifest.
+The recording is pinned to one core and watches it (``fleet.quiet``): every measurement waits for a moment when the core
+runs at its best speed, and is taken again if that moment had passed by its end; a large payload's engines are each
+such a measurement. What stayed slow gets one more pass. What was seen is in the manifest.
 """
 
 from __future__ import annotations
 
 import fcntl
+import gc
 import hashlib
 import json
 import logging
-import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lz4
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import zstandard
+from numpy.typing import NDArray
 
-from dwcp.features.probe import PROBE_BLOCKS, probe
-from dwcp.fleet import engines
-from dwcp.fleet.engines import STREAM_COUNTS, Base
-from dwcp.fleet.library import LIBRARY_SCHEMA, MANIFEST_NAME, PROFILE_NAME, Profiles, label_repeatability, ratio_summary
+from dwcp.fleet.engines import Base
+from dwcp.fleet.library import (
+    FORMAT,
+    LIBRARY_SCHEMA,
+    MANIFEST_NAME,
+    PROFILE_NAME,
+    RUNS_SCHEMA,
+    SETS,
+    TIMES,
+    Profiles,
+    label_repeatability,
+    least_of_runs,
+    near_ties,
+    ratio_summary,
+    repeatability_by_runs,
+    table_bytes,
+)
 from dwcp.fleet.payloads import PayloadObject
+from dwcp.fleet.quiet import BUSY_SHARE, BusyMachineError, CoreWatch, busy_shares, cpu_name, pinned
+from dwcp.fleet.timing import Timed, join, look_before, time_amst, time_amst1, time_hde, time_zstd
 from dwcp.store import write_atomically
+
+__all__ = ["BusyMachineError", "codec_versions", "measure"]
 
 _log = logging.getLogger(__name__)
 
-SETS = ("a", "b")
-_SHORTEST_RUN_NS = 100_000
-_BUSY_CPUS = 0.25
-_BUSY_STEAL = 0.01
-_SLOW = 1.10
-"""A moment is slow when the reference kernel takes this many times its least."""
-_SLOW_SHARE = 0.05
-"""More payloads than this measured in slow moments make a library noisy."""
 WARM_UP_S = 20.0
-PATIENCE_S = 0.5
+PATIENCE_S = 6.0
 """How long one measurement waits for a fast moment, all its tries together."""
-_TRIES = 2
-_REFERENCE_RUNS = 3
+_OBJECT_PATIENCE_S = 30.0
+_LEAST_PATIENCE_S = 60.0
+"""All waiting together may take this long, and beyond it as long as half of the time spent on the core."""
+_TRIES = 3
+_LARGE_BYTES = 1 << 20
+"""Payloads from here on have each engine measured in a fast moment of its own."""
 _REPEAT_OBJECTS = 12
+_PROGRESS_S = 10.0
 
-
-class BusyMachineError(RuntimeError):
-    """Other work on this machine would spoil the times."""
+_Step = Callable[[bytes, Base | None, int], Timed]
+_ENGINES: tuple[_Step, ...] = (time_zstd, time_hde, time_amst)
+_ONCE: tuple[_Step, ...] = (look_before, time_amst1)
 
 
 def measure(
@@ -65,24 +82,31 @@ def measure(
     objects: Iterable[PayloadObject],
     *,
     runs: int = 5,
+    core: int | None = None,
     command: str = "",
     allow_busy: bool = False,
     mix_digest: str = "",
 ) -> dict[str, Any]:
-    """Measure all versions of ``objects`` and write profiles and manifest to ``out``; returns the manifest.
+    """Measure all versions of ``objects`` on ``core`` (None: the quietest now) and write the library to ``out``.
 
-    Progress goes to the log. Raises ``BusyMachineError`` if the machine is not quiet at the start, unless
-    ``allow_busy`` (the manifest then carries the mark), and if another recording into ``out`` is under way. Raises
-    ``ValueError`` on fewer than one run or no object.
+    Returns the manifest; progress goes to the log. Raises ``BusyMachineError`` if others use the core at the start,
+    unless ``allow_busy`` (the manifest then carries the mark), and if another recording into ``out`` is under way.
+    Raises ``ValueError`` on fewer than one run, no object, two of one name, or a core that this process may not use.
     """
     objects = list(objects)
     if runs < 1 or not objects:
         raise ValueError("at least one run and one object are needed")
-    busy = others_cpu()
-    if busy > _BUSY_CPUS and not allow_busy:
+    if len({item.object_id for item in objects}) < len(objects):
+        raise ValueError("two objects have one name: their measurements could not be told apart")
+    shares = busy_shares()
+    if core is None:
+        core = min(shares, key=lambda one: shares[one])
+    if core not in shares:
+        raise ValueError(f"core {core} cannot be used: this process may run on {', '.join(map(str, shares))}")
+    if shares[core] > BUSY_SHARE and not allow_busy:
         raise BusyMachineError(
-            f"other processes use {busy:.2f} CPUs: times measured now are worth little (labels agree only 91.5 % with "
-            "quiet ones). Wait, or go on with --allow-busy: the library is then marked as noisy."
+            f"others use {shares[core]:.0%} of core {core}: times measured now are worth little (labels agree only "
+            "91.5 % with quiet ones). Wait, name another core, or go on with --allow-busy: the library is then marked."
         )
     out.mkdir(parents=True, exist_ok=True)
     with (out / ".lock").open("w") as lock:
@@ -90,39 +114,49 @@ def measure(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BusyMachineError(f"another recording into {out} is under way: two at once spoil both") from None
-        return _record(out, objects, runs, command, mix_digest)
+        with pinned(core):
+            return _record(out, objects, runs, CoreWatch(core), command, mix_digest)
 
 
-def _record(out: Path, objects: list[PayloadObject], runs: int, command: str, mix_digest: str) -> dict[str, Any]:
+def codec_versions() -> dict[str, str]:
+    """Versions of the codec libraries that are loaded."""
+    return {"libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)), "liblz4": lz4.library_version_string()}
+
+
+def _record(
+    out: Path, objects: list[PayloadObject], runs: int, watch: CoreWatch, command: str, mix_digest: str
+) -> dict[str, Any]:
     # Named after what they were made with, so that an interrupted recording never goes on under other settings.
-    settings = json.dumps([runs, mix_digest, codec_versions(), [item.object_id for item in objects]])
+    names = [item.object_id for item in objects]
+    settings = json.dumps([FORMAT, runs, mix_digest, codec_versions(), cpu_name(), names])
     parts = out.with_name(f"{out.name}.parts-{hashlib.sha256(settings.encode()).hexdigest()[:8]}")
     parts.mkdir(exist_ok=True)
-    watch = _Watch()
-    watch.warm_up(WARM_UP_S)
-    began = time.monotonic()
-    kept = 0
-    for number, item in enumerate(objects):
-        part = parts / f"{item.object_id}.parquet"
-        if part.exists():
-            kept += 1
-        else:
-            rows = list(_measure_object(item, runs, watch))
+    done = [parts / f"{name}.parquet" for name in names]
+    kept = sum(part.exists() for part in done)
+    if kept:
+        _log.info("going on: %d of %d objects are measured", kept, len(objects))
+        watch.best_ms = min(_references(pq.read_table(part)).min() for part in done if part.exists())
+    _log.info("recording on core %d; learning its best speed for %.0f s", watch.core, WARM_UP_S)
+    watch.spin(WARM_UP_S)
+    progress = _Progress(len(objects) - kept)
+    for item, part in zip(objects, done, strict=True):
+        if not part.exists():
+            table = _measure_object(item, runs, watch)
             buffer = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_pylist(rows, LIBRARY_SCHEMA), buffer)
+            pq.write_table(table, buffer)
             write_atomically(part, buffer.getvalue().to_pybytes())
-        if (number + 1) % 10 == 0 or number + 1 == len(objects):
-            spent = time.monotonic() - began
-            left = spent / max(1, number + 1 - kept) * (len(objects) - number - 1)
-            _log.info("measured %d of %d objects, about %.0f s left; %s", number + 1, len(objects), left, watch.line())
-    again = _repeat_sample(objects, parts, runs, watch)
-    table = pa.concat_tables(pq.read_table(parts / f"{item.object_id}.parquet") for item in objects)
-    out_path = out / PROFILE_NAME
-    pq.write_table(table, out_path, compression="zstd", compression_level=15)
-    profiles = Profiles(table)
-    watch.payload_ratios = profiles.column("reference_ratio").tolist()  # those of an interrupted recording too
+            progress.step(table, watch)
+    recorded = pa.concat_tables(map(pq.read_table, done))
+    again = _repeat_sample(objects, recorded, runs, watch)
+    watch.best_ms = min(watch.best_ms, float(_references(recorded).min()))
+    ratios = _references(recorded) / watch.best_ms
+    table = least_of_runs(recorded)
+    place = LIBRARY_SCHEMA.get_field_index("reference_ratio")
+    table = table.set_column(place, LIBRARY_SCHEMA.field(place), pa.array(ratios, pa.float32()))
+    data, profiles = table_bytes(table), Profiles(table)
     manifest = {
-        "sha256": hashlib.sha256(out_path.read_bytes()).hexdigest(),
+        "format": FORMAT,
+        "sha256": hashlib.sha256(data).hexdigest(),
         "command": command,
         "objects": len(objects),
         "payloads": table.num_rows,
@@ -131,226 +165,151 @@ def _record(out: Path, objects: list[PayloadObject], runs: int, command: str, mi
         "mix_digest": mix_digest,
         "codecs": codec_versions(),
         "python": platform.python_version(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "resumed_objects": kept,
-        "quiet": watch.report(),
+        "quiet": watch.report(ratios),
         "ratios": ratio_summary(profiles),
-        "repeatability": {"second_set": label_repeatability(profiles, "a", profiles, "b"), "end_sample": again},
+        "repeatability": {
+            "second_set": label_repeatability(profiles, "a", profiles, "b"),
+            "by_runs": repeatability_by_runs(recorded, runs),
+            "end_sample": again,
+            "near_ties": near_ties(profiles),
+        },
     }
+    write_atomically(out / PROFILE_NAME, data)
     write_atomically(out / MANIFEST_NAME, (json.dumps(manifest, indent=2) + "\n").encode())
     shutil.rmtree(parts)
     if manifest["quiet"]["noisy"]:
-        _log.warning("the machine was not quiet (%s): record again before times matter", watch.line())
+        _log.warning("the core was not quiet (%s): record again before times matter", manifest["quiet"])
     return manifest
 
 
-def codec_versions() -> dict[str, str]:
-    """Versions of the codec libraries that are loaded."""
-    return {"libzstd": ".".join(map(str, zstandard.ZSTD_VERSION)), "liblz4": lz4.library_version_string()}
+def _references(recorded: pa.Table) -> NDArray[np.float64]:
+    """The reference kernel's ms of each row of a table of all runs."""
+    return np.asarray(recorded["reference_ratio"].to_numpy(), dtype=np.float64)
 
 
-def _measure_object(item: PayloadObject, runs: int, watch: _Watch) -> Iterable[dict[str, Any]]:
-    base: Base | None = None
-    for version, payload in enumerate(item.versions()):
+@dataclass(frozen=True)
+class _Measured:
+    timed: Timed
+    reference_ms: float
+
+
+def _measure_object(item: PayloadObject, runs: int, watch: CoreWatch) -> pa.Table:
+    """All versions of an object, one row each, of ``RUNS_SCHEMA``. Its payloads stay in memory meanwhile."""
+    payloads = list(item.versions())
+    if not payloads:
+        raise ValueError(f"{item.object_id} has no versions")
+    for version, payload in enumerate(payloads):
         if not payload:
             raise ValueError(f"version {version} of {item.object_id} is empty: nothing to transfer")
-        row: dict[str, Any] = {
-            "object_id": item.object_id,
-            "data_type": item.data_type,
-            "kind": item.kind,
-            "version": version,
-            "size_bytes": len(payload),
-            "payload_digest": hashlib.blake2b(payload, digest_size=16).hexdigest(),
-        }
-        known = frozenset(base.hashes) if base is not None else frozenset()
-        looks = [probe(payload, known, PROBE_BLOCKS) for _ in range(2)]
-        row |= {
-            "entropy": looks[0].entropy,
-            "compressibility_score": looks[0].compressibility_score,
-            "delta_potential": looks[0].delta_potential,
-            "probe_time_ms": min(look.time_ms for look in looks),
-        }
-        speeds = []
-        for name in SETS:
-            found, speed = _in_a_fast_moment(payload, base, runs, watch)
-            speeds.append(speed)
-            row |= {
-                key if key.endswith(("_bytes", "_rate")) else f"{key}_{name}": value for key, value in found.items()
+    bases = [None, *map(Base.of, payloads[:-1])]
+    waited_s = watch.waited_s
+
+    def measure_set(version: int, name: str) -> _Measured:
+        steps = (*_ONCE, *_ENGINES) if name == SETS[0] else _ENGINES
+        work = [partial(step, payloads[version], bases[version], runs) for step in steps]
+        if len(payloads[version]) < _LARGE_BYTES:
+            work = [partial(_all, work)]
+        found = [_in_a_fast_moment(one, watch, _OBJECT_PATIENCE_S - (watch.waited_s - waited_s)) for one in work]
+        return _Measured(join([one.timed for one in found]), max(one.reference_ms for one in found))
+
+    with watch.watching(), _no_collector():
+        watch.spin()
+        found = {(version, name): measure_set(version, name) for name in SETS for version in range(len(payloads))}
+        for key in [key for key, one in found.items() if watch.is_slow(one.reference_ms)]:
+            found[key] = min(found[key], measure_set(*key), key=lambda one: one.reference_ms)
+    rows = []
+    for version, payload in enumerate(payloads):
+        sets = {name: found[version, name] for name in SETS}
+        rows.append(
+            {
+                "object_id": item.object_id,
+                "data_type": item.data_type,
+                "kind": item.kind,
+                "version": version,
+                "size_bytes": len(payload),
+                "payload_digest": hashlib.blake2b(payload, digest_size=16).hexdigest(),
+                "reference_ratio": max(one.reference_ms for one in sets.values()),
+                **sets[SETS[0]].timed.facts,
+                **{f"{key}_{name}": sets[name].timed.runs[key] for name in SETS for key in TIMES},
             }
-        row["reference_ratio"] = max(speeds)
-        watch.payload_ratios.append(max(speeds))
-        yield row
-        base = Base.of(payload)
+        )
+    return pa.Table.from_pylist(rows, RUNS_SCHEMA)
 
 
-def _in_a_fast_moment(payload: bytes, base: Base | None, runs: int, watch: _Watch) -> tuple[dict[str, Any], float]:
-    """One measurement, and the machine's speed at its slower end (1 is the best). Tries share one patience."""
-    found: dict[str, Any] = {}
-    slowest = float("inf")
-    deadline = time.monotonic() + PATIENCE_S
-    for _ in range(_TRIES):
-        before = watch.settle(deadline)
-        one = measure_payload(payload, base, runs)
-        # Sizes do not change; of times the least counts, as within one try.
-        found = {key: min(value, found[key]) for key, value in one.items()} if found else one
-        slowest = min(slowest, max(before, watch.look()))
-        if slowest <= _SLOW or time.monotonic() > deadline:
+def _all(work: list[partial[Timed]]) -> Timed:
+    return join([one() for one in work])
+
+
+def _in_a_fast_moment(work: Callable[[], Timed], watch: CoreWatch, object_patience_s: float) -> _Measured:
+    """The fastest of a few tries, with the core's speed at its slower end. Tries share one patience."""
+    waited_s = watch.waited_s
+    all_patience_s = _LEAST_PATIENCE_S + watch.watched_s / 2 - waited_s
+    patience_s = min(PATIENCE_S, object_patience_s, all_patience_s)
+
+    def one_try() -> _Measured:
+        before_ms = watch.settle(patience_s - (watch.waited_s - waited_s))
+        timed = work()
+        return _Measured(timed, max(before_ms, watch.look()))
+
+    best = one_try()
+    for _ in range(_TRIES - 1):
+        if not watch.is_slow(best.reference_ms) or watch.waited_s - waited_s >= patience_s:
             break
-    return found, slowest
+        best = min(best, one_try(), key=lambda one: one.reference_ms)
+    return best
 
 
-def measure_payload(payload: bytes, base: Base | None, runs: int) -> dict[str, Any]:
-    """One independent measurement of all engines: sizes in bytes, minimum CPU times in ms. Checks every round trip."""
-    if base is not None:
-        _ = base.positions  # a node keeps this index from when it sent the version
-    zstd_ns, zstd_data = _minimum_ns(lambda: engines.zstd_compress(payload), runs)
-    zstd_back_ns, zstd_back = _minimum_ns(lambda: engines.zstd_decompress(zstd_data), runs)
-    hde_ns, hde = _minimum_ns(lambda: engines.hde_compress(payload, base), runs)
-    hde_back_ns, hde_back = _minimum_ns(lambda: engines.hde_decompress(hde.data, base), runs)
-    amst_ns, amst = _chunk_times(lambda: engines.amst_compress(payload), runs)
-    amst_back_ns, amst_back = _chunk_times(lambda: engines.amst_decompress(amst.data), runs)
-    for engine, back in (("zstd", zstd_back), ("hde", hde_back), ("amst", amst_back.data)):
-        if back != payload:
-            raise engines.EngineError(f"{engine} did not give back what it was given ({len(payload)} bytes)")
-    result = {
-        "zstd_bytes": len(zstd_data),
-        "zstd_ms": zstd_ns / 1e6,
-        "zstd_back_ms": zstd_back_ns / 1e6,
-        "hde_bytes": len(hde.data),
-        "hde_hit_rate": hde.hit_rate,
-        "hde_ms": hde_ns / 1e6,
-        "hde_back_ms": hde_back_ns / 1e6,
-        "amst_bytes": len(amst.data),
-        "amst_cpu_ms": float(amst_ns.sum(axis=1).min()) / 1e6,
-        "amst_back_cpu_ms": float(amst_back_ns.sum(axis=1).min()) / 1e6,
-    }
-    for streams in STREAM_COUNTS:
-        result[f"amst_{streams}_ms"] = float(engines.makespan(amst_ns, streams).min()) / 1e6
-        result[f"amst_{streams}_back_ms"] = float(engines.makespan(amst_back_ns, streams).min()) / 1e6
-    return result
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """No garbage collection in the middle of a measurement; what there is, before it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
-def _minimum_ns(work: Callable[[], Any], runs: int) -> tuple[float, Any]:
-    """Least CPU time of one call, in ns. Calls shorter than 0.1 ms are timed in groups: the clock costs 0.5 µs."""
-    began = time.thread_time_ns()
-    result = work()
-    once = max(1, time.thread_time_ns() - began)
-    repeats = max(1, round(_SHORTEST_RUN_NS / once))
-    best = float(once) if repeats == 1 else float("inf")
-    for _ in range(runs - (repeats == 1)):
-        began = time.thread_time_ns()
-        for _ in range(repeats):
-            work()
-        best = min(best, (time.thread_time_ns() - began) / repeats)
-    return best, result
+class _Progress:
+    """A line now and then: how far, how long still, how quiet."""
+
+    def __init__(self, objects: int) -> None:
+        self.objects, self.done, self.payloads, self.payload_bytes = objects, 0, 0, 0
+        self.slow_payloads = 0
+        self.began = self.said = time.monotonic()
+
+    def step(self, table: pa.Table, watch: CoreWatch) -> None:
+        """One object more is measured."""
+        self.done += 1
+        self.payloads += table.num_rows
+        self.payload_bytes += sum(table["size_bytes"].to_pylist())
+        self.slow_payloads += sum(map(watch.is_slow, table["reference_ratio"].to_pylist()))
+        now = time.monotonic()
+        if now - self.said < _PROGRESS_S and self.done < self.objects:
+            return
+        self.said = now
+        left = (now - self.began) / self.done * (self.objects - self.done)
+        _log.info(
+            "measured %d of %d objects (%d payloads, %.2f GB), about %.0f min left; %d payloads in slow moments, "
+            "%.0f of %.0f s waited for fast ones",
+            self.done,
+            self.objects,
+            self.payloads,
+            self.payload_bytes / 1e9,
+            left / 60,
+            self.slow_payloads,
+            watch.waited_s,
+            now - self.began,
+        )
 
 
-def _chunk_times(work: Callable[[], engines.AmstResult], runs: int) -> tuple[np.ndarray[Any, Any], engines.AmstResult]:
-    """CPU time of each chunk, shape (runs, chunks), in ns; small payloads take more runs, as their times are short."""
-    result = work()
-    repeats = max(1, min(20, round(_SHORTEST_RUN_NS / max(1, sum(result.chunk_ns)))))
-    times = [result.chunk_ns, *(work().chunk_ns for _ in range(runs * repeats - 1))]
-    return np.array(times, dtype=np.float64), result
-
-
-def _repeat_sample(objects: list[PayloadObject], parts: Path, runs: int, watch: _Watch) -> dict[str, Any]:
+def _repeat_sample(objects: list[PayloadObject], recorded: pa.Table, runs: int, watch: CoreWatch) -> dict[str, Any]:
     """Measure some objects once more at the end and compare: what the recording is worth."""
     chosen = objects[:: max(1, len(objects) // _REPEAT_OBJECTS)][:_REPEAT_OBJECTS]
     _log.info("repeating %d objects", len(chosen))
-    first = pa.concat_tables(pq.read_table(parts / f"{item.object_id}.parquet") for item in chosen)
-    rows = [row for item in chosen for row in _measure_object(item, runs, watch)]
-    return label_repeatability(Profiles(first), "a", Profiles(pa.Table.from_pylist(rows, LIBRARY_SCHEMA)), "a")
-
-
-# -- how quiet the machine is ------------------------------------------------------------------------------------------
-
-
-def others_cpu(seconds: float = 1.0) -> float:
-    """CPUs that other processes keep busy, hypervisor's steal included, over the next ``seconds``."""
-    busy, steal = _cpu_ticks()
-    own, began = time.process_time(), time.monotonic()
-    time.sleep(seconds)
-    busy_after, steal_after = _cpu_ticks()
-    spent = (busy_after - busy + steal_after - steal) / os.sysconf("SC_CLK_TCK") - (time.process_time() - own)
-    return max(0.0, spent / (time.monotonic() - began))
-
-
-def _cpu_ticks() -> tuple[int, int]:
-    fields = [int(value) for value in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    user, nice, system, _, _, irq, soft, steal = fields
-    return user + nice + system + irq + soft, steal
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-@dataclass
-class _Watch:
-    """A reference kernel of fixed work, timed around every measurement, and the machine's own counters."""
-
-    best_ms: float = float("inf")
-    payload_ratios: list[float] = field(default_factory=list)
-    waited_s: float = 0.0
-    began: float = field(default_factory=time.monotonic)
-    own: os.times_result = field(default_factory=os.times)
-    ticks: tuple[int, int] = field(default_factory=_cpu_ticks)
-    text: bytes = field(default_factory=lambda: b"".join(b"%d transfers, " % (n * n % 9973) for n in range(40_000)))
-
-    def look(self) -> float:
-        """Time the kernel; its ratio to the fastest so far, 1 being the best.
-
-        Timed as engines are: a single run would tell of caches that making the payload left cold, not of the machine.
-        """
-        best_ns, _ = _minimum_ns(lambda: engines.zstd_compress(self.text), _REFERENCE_RUNS)
-        self.best_ms = min(self.best_ms, best_ns / 1e6)
-        return best_ns / 1e6 / self.best_ms
-
-    def warm_up(self, seconds: float) -> None:
-        """Look for a while, so that the best speed is known before the first measurement."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self.look()
-            time.sleep(0.05)
-
-    def settle(self, deadline: float) -> float:
-        """Wait for a fast moment, at most until ``deadline`` (monotonic); the last look."""
-        began = time.monotonic()
-        ratio = self.look()
-        while ratio > _SLOW and time.monotonic() < deadline:
-            time.sleep(0.1)
-            ratio = self.look()
-        self.waited_s += time.monotonic() - began
-        return ratio
-
-    def report(self) -> dict[str, Any]:
-        """CPUs that others used, share of steal, share of payloads measured in slow moments, and the verdict."""
-        busy, steal = _cpu_ticks()
-        spent = time.monotonic() - self.began
-        now = os.times()
-        own = sum(now[:4]) - sum(self.own[:4])
-        ticks = os.sysconf("SC_CLK_TCK")
-        others = max(0.0, ((busy - self.ticks[0]) / ticks - own) / spent)
-        stolen = (steal - self.ticks[1]) / ticks / spent / (os.cpu_count() or 1)
-        slow = float(np.mean(np.array(self.payload_ratios) > _SLOW)) if self.payload_ratios else 0.0
-        noisy = others > _BUSY_CPUS or stolen > _BUSY_STEAL or slow > _SLOW_SHARE
-        return {
-            "noisy": bool(noisy),
-            "others_cpus": round(others, 3),
-            "steal_share": round(stolen, 4),
-            "slow_share": round(slow, 4),
-            "waited_s": round(self.waited_s, 1),
-            "load_average": round(os.getloadavg()[0], 2),
-            "seconds": round(spent, 1),
-        }
-
-    def line(self) -> str:
-        """The report in words."""
-        seen = self.report()
-        return (
-            f"others use {seen['others_cpus']:.2f} CPUs, steal {seen['steal_share']:.1%}, "
-            f"{seen['slow_share']:.1%} of payloads in slow moments, {seen['waited_s']:.0f} s waited for fast ones"
-        )
+    wanted = pa.array([item.object_id for item in chosen])
+    first = recorded.filter(pc.is_in(recorded["object_id"], wanted))
+    second = pa.concat_tables(_measure_object(item, runs, watch) for item in chosen)
+    return label_repeatability(Profiles(least_of_runs(first)), "a", Profiles(least_of_runs(second)), "a")
