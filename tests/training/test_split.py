@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dwcp.settings import Settings
 from dwcp.training.dataset import TEST, TRAIN, VALIDATION, DatasetError, build_dataset
-from dwcp.training.split import split_at_random, split_by_time
+from dwcp.training.split import split_at_random, split_by_object, split_by_time
 
 
 def payloads(dataset, part) -> set:
@@ -89,3 +89,21 @@ def test_random_split_mixes_time_keeps_payloads_together_and_repeats(unsplit):
     np.testing.assert_allclose(np.bincount(dataset.split) / dataset.rows, [0.7, 0.15, 0.15], atol=0.05)
     np.testing.assert_array_equal(dataset.split, split_at_random(repeated, Settings()).split)
     assert (dataset.split != split_at_random(repeated, Settings(seed=5)).split).any()
+
+
+def test_objects_lie_whole_on_one_side_and_shared_bytes_on_the_earlier(unsplit):
+    rng = np.random.default_rng(2)
+    numbers = rng.integers(300, size=unsplit.rows)
+    shared = dataclasses.replace(
+        with_payloads(unsplit, numbers),
+        object_id=np.char.add("o", (numbers % 60).astype(str)),
+        payload_digest=np.where(rng.random(unsplit.rows) < 0.02, "zeros", numbers.astype(str)),
+    )
+    dataset = split_by_object(shared, Settings())
+    train, validation, test = (set(dataset.object_id[dataset.split == part]) for part in (TRAIN, VALIDATION, TEST))
+    assert train.isdisjoint(validation | test)
+    assert validation.isdisjoint(test)
+    assert [len(train), len(validation), len(test)] == [42, 9, 9]
+    assert not payloads(dataset, TRAIN) & payloads(dataset, TEST)
+    assert dataset.dropped["payload seen before the test split"] > 0
+    np.testing.assert_array_equal(dataset.split, split_by_object(shared, Settings()).split)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dwcp.contract import ALGORITHMS, CANDIDATES, FEATURE_SET_DIGEST, FEATURES
 from dwcp.features.recompute import recompute_features, served_features
+from dwcp.training.leakage import IMPLAUSIBLE_SKILL, skill_of_each
 
 TRAIN, VALIDATION, TEST = range(3)
 MINIMAL_ROWS = 200
@@ -108,8 +109,8 @@ def build_dataset(table: pa.Table) -> Dataset:
     recomputed from ``table``, whose other rows, labelled or not, are the history; the first transfers of a key then
     start cold. Rows without a label are left out and counted.
 
-    Raises ``DatasetError`` if fewer than ``MINIMAL_ROWS`` rows have a label, all labels are the same, or a feature of a
-    labelled row is not finite.
+    Raises ``DatasetError`` if fewer than ``MINIMAL_ROWS`` rows have a label, all labels are the same, a feature of a
+    labelled row is not finite, or one feature alone gives the label away (``training.leakage``).
     """
     labelled = pc.is_valid(table["optimal_compression"]).to_numpy()
     served = pc.fill_null(pc.equal(table["feature_set_digest"], FEATURE_SET_DIGEST), False).to_numpy()
@@ -149,8 +150,20 @@ def build_dataset(table: pa.Table) -> Dataset:
         dropped={"not fully measured": int((~labelled).sum())},
         **{name: _array(rows, name) for name in _TEXTS},
     )
+    _refuse_leaks(dataset)
     # transfer_id breaks ties of nodes that sent in one instant: the same window gives the same order, hence model.
     return dataset.take(np.lexsort((_array(rows, "transfer_id"), dataset.timestamp_ns)))
+
+
+def _refuse_leaks(dataset: Dataset) -> None:
+    """What a node knows before it chooses does not hold the answer: a feature that does was served too late."""
+    skills = skill_of_each(dataset.features, dataset.labels, dataset.object_id)
+    leaks = [f"{dataset.feature_names[n]} (skill {skills[n]:.2f})" for n in np.flatnonzero(skills >= IMPLAUSIBLE_SKILL)]
+    if leaks:
+        raise DatasetError(
+            f"{', '.join(leaks)} alone tells the oracle's choice: no input known before the choice does that; look in "
+            "the nodes' code for what they serve under that name, and when"
+        )
 
 
 def _array(table: pa.Table, name: str) -> NDArray[Any]:
