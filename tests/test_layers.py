@@ -16,6 +16,7 @@ ROOMS = {
     "sources": 1,
     "oracle": 1,
     "rules": 1,
+    "decision": 1,
     "features": 1,
     "warehouse": 1,
     "quality": 2,

@@ -6,10 +6,11 @@ from functools import cache
 
 import pyarrow as pa
 
+from dwcp.decision import fit_rule
 from dwcp.oracle import label_batch
 from dwcp.settings import Settings
 from dwcp.training import network, xgb
-from dwcp.training.dataset import Dataset, build_dataset
+from dwcp.training.dataset import VALIDATION, Dataset, build_dataset
 from dwcp.training.ensemble import Ensemble, assemble
 from dwcp.training.split import split_at_random, split_by_time
 from transfers import make_transfers
@@ -44,4 +45,6 @@ def ensemble() -> Ensemble:
         weights = network.train_network(dataset(), SETTINGS)
     finally:
         xgb.ROUNDS, network.EPOCHS = before
-    return assemble(booster, weights, xgboost_weight=SETTINGS.xgboost_weight)
+    held_back = dataset().only(VALIDATION)
+    rule = fit_rule(held_back.features, held_back.costs_ms, fallback_confidence=SETTINGS.fallback_confidence)
+    return assemble(booster, weights, xgboost_weight=SETTINGS.xgboost_weight, rule=rule)

@@ -43,6 +43,7 @@ def test_graph_is_valid_and_says_what_it_is(ensemble):
         "feature_names": json.dumps([feature.name for feature in FEATURES]),
         "classes": json.dumps(list(CANDIDATES)),
         "feature_set_digest": FEATURE_SET_DIGEST,
+        "rule": ensemble.rule.to_json(),
     }
 
 

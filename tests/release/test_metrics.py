@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwcp.contract import ALGORITHMS, CANDIDATES
+from dwcp.contract import CANDIDATES
 from dwcp.release import metrics
 from dwcp.release.intervals import MIN_OBJECTS, Interval, Ratio, bootstrap
 
@@ -71,12 +71,6 @@ def test_regret_and_gains_equal_a_slow_reference(sample):
     by_rules = sum(row[p] for row, p in zip(rows, rules.tolist(), strict=True))
     assert value(ratios["gain_over_rules"]) == pytest.approx(by_rules / spent - 1)
     assert not metrics.regret(costs, labels).any()
-
-
-def test_low_confidence_runs_zstd():
-    probabilities = np.array([[0.59, 0.41, 0], [0.6, 0.2, 0.2], [0.1, 0.1, 0.8]], np.float32)
-    chosen = metrics.executed_choice(probabilities, np.array([0, 0, 2]), np.float32(0.6))
-    assert [ALGORITHMS[choice] for choice in chosen] == ["zstd", "hde", "none"]
 
 
 @given(st.integers(1, 60), st.integers(0, 2**32))

@@ -41,8 +41,8 @@ def build_onnx(ensemble: Ensemble, *, version: str) -> bytes:
     """Serialise ``ensemble`` as one checked ONNX model; the same ensemble and version give the same bytes.
 
     Input ``features`` float32 (n, f) in ``ensemble.feature_names`` order; outputs ``probabilities`` float32
-    (n, classes) and ``label`` int64 (n,). Metadata: version, feature names, classes, the digest of the feature set.
-    Raises ``ExportError`` on categorical splits, other boosters, or parts whose shapes do not fit one another.
+    (n, classes) and ``label`` int64 (n,). Metadata: version, feature names, classes, the digest of the feature set, the
+    rule of decision. Raises ``ExportError`` on categorical splits, other boosters, or parts whose shapes do not fit one another.
     """
     graph = _Graph()
     _trees(graph, ensemble)
@@ -97,6 +97,7 @@ def _serialise(graph: _Graph, ensemble: Ensemble, version: str) -> bytes:
             "feature_names": json.dumps(list(ensemble.feature_names)),
             "classes": json.dumps(list(ensemble.classes)),
             "feature_set_digest": contract.FEATURE_SET_DIGEST,
+            "rule": ensemble.rule.to_json(),
         },
     )
     checker.check_model(model, full_check=True)

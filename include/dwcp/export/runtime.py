@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from dwcp.decision import Rule
+
 INPUT = "features"
 OUTPUTS = ("probabilities", "label")
 BATCH_ROWS = 4_096
@@ -38,6 +40,7 @@ class OnnxModel:
     feature_names: tuple[str, ...]
     classes: tuple[str, ...]
     feature_set_digest: str
+    rule: Rule
 
     def __init__(self, model: bytes) -> None:
         """Load serialised ONNX. Raises ``ModelError`` if it is damaged, or was not made by ``build_onnx``."""
@@ -59,6 +62,7 @@ class OnnxModel:
             self.feature_names = tuple(json.loads(metadata["feature_names"]))
             self.classes = tuple(json.loads(metadata["classes"]))
             self.feature_set_digest = metadata["feature_set_digest"]
+            self.rule = Rule.from_json(metadata["rule"])
         except (KeyError, ValueError) as error:
             raise ModelError(f"the model's metadata lacks or garbles {error}: export it with build_onnx") from None
         if found != OUTPUTS or [part.name for part in inputs] != [INPUT]:

@@ -59,7 +59,7 @@ def run_fleet(
     if serve is not None:
         from dwcp.fleet.serve import BundlePolicy
 
-        policy = BundlePolicy(serve, share=share, fallback_confidence=settings.fallback_confidence)
+        policy = BundlePolicy(serve, share=share)
     tables = simulate(
         profiles,
         mix,

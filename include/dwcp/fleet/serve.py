@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dwcp.contract import ALGORITHMS, BASELINE, CANDIDATES, FEATURE_SET_DIGEST, FEATURES, ROLLOUT_BUCKETS
+from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST, FEATURES, ROLLOUT_BUCKETS
+from dwcp.decision import decide
 from dwcp.export.runtime import ModelError, OnnxModel
 from dwcp.fleet.simulate import Choices
 from dwcp.rules import choose_by_rules
@@ -20,11 +21,11 @@ _TIMED_DECISIONS = 500
 class BundlePolicy:
     """The model of a bundle decides a share of the rollout buckets; beyond it the model is logged and rules act.
 
-    Arm ``champion`` with the whole share, ``canary`` with a part of it, ``shadow`` beyond. A confidence below
-    ``fallback_confidence`` executes the baseline (seed §7.2).
+    Arm ``champion`` with the whole share, ``canary`` with a part of it, ``shadow`` beyond. Zstd runs
+    where the model's choice is not surely better, see ``dwcp.decision``.
     """
 
-    def __init__(self, bundle: Path, *, share: float = 1.0, fallback_confidence: float = 0.6) -> None:
+    def __init__(self, bundle: Path, *, share: float = 1.0) -> None:
         """Load ``bundle`` (``manifest.json``, ``model.onnx``).
 
         Raises ``ModelError`` if it is incomplete, its model is damaged, or it follows other features or classes.
@@ -47,21 +48,19 @@ class BundlePolicy:
         self.model_version: str | None = str(manifest["version"])
         self._columns = [names.index(name) for name in self._model.feature_names]
         self._buckets = round(share * ROLLOUT_BUCKETS)
-        self._fallback_confidence = fallback_confidence
 
     def choose(self, features: NDArray[np.float32], bucket: NDArray[np.int64], /) -> Choices:
         """The model's choice where the bucket lies within the share, the rules' beyond it; predictions everywhere."""
         probabilities, predicted = self._model.predict(features[:, self._columns])
         confidence = probabilities[np.arange(len(predicted)), predicted]
         acts = bucket < self._buckets
-        unsure = confidence < self._fallback_confidence
-        by_model = np.where(unsure, ALGORITHMS.index(BASELINE), predicted)
+        decided = decide(features, probabilities, predicted, self._model.rule)
         acting_arm = "champion" if self._buckets == ROLLOUT_BUCKETS else "canary"
         return Choices(
-            executed=np.where(acts, by_model, choose_by_rules(features)),
+            executed=np.where(acts, decided.executed, choose_by_rules(features)),
             predicted=predicted,
             confidence=confidence,
-            reason=np.where(acts, np.where(unsure, "low_confidence", "model"), "rules"),
+            reason=np.where(acts, decided.reason, "rules"),
             arm=np.where(acts, acting_arm, "shadow"),
         )
 

@@ -158,14 +158,23 @@ def export_model(
 
     The graph is the time split's; the gate asks whether it agrees with what was trained.
     """
+    from dwcp.decision import fit_rule
     from dwcp.export.onnx_graph import build_onnx
     from dwcp.release.registry import code_digest, lock_digest, settings_digest, version_of
+    from dwcp.training.dataset import VALIDATION
     from dwcp.training.ensemble import assemble
 
     store = _store(settings)
+    data = _dataset(settings, dataset)
+    unseen = {split: _split(data, split, settings).only(VALIDATION) for split in SPLITS}
+    rules = {
+        split: fit_rule(rows.features, rows.costs_ms, fallback_confidence=settings.fallback_confidence)
+        for split, rows in unseen.items()
+    }
     trees, networks = ({one["split"]: store.get(one["model"]) for one in trained} for trained in (xgboost, network))
     ensembles = {
-        split: assemble(trees[split], networks[split], xgboost_weight=settings.xgboost_weight) for split in SPLITS
+        split: assemble(trees[split], networks[split], xgboost_weight=settings.xgboost_weight, rule=rules[split])
+        for split in SPLITS
     }
     version = version_of(
         window=Window.parse(dataset["start"], dataset["end"]),

@@ -25,8 +25,8 @@ def model_card(evaluation: Evaluation, verdict: Verdict, *, window: Window, feat
         f"# Model {evaluation.version[:12]}",
         f"**Gate: {verdict.status.value}.** {'; '.join(verdict.reasons) or 'Every line was met.'}",
         "## Use",
-        f"Chooses between {', '.join(CANDIDATES)} for one DWCP transfer. A node falls back to zstd where the "
-        f"confidence is below {evaluation.fallback_confidence}, and to the rules where there is no valid model. Input: "
+        f"Chooses between {', '.join(CANDIDATES)} for one DWCP transfer. A node runs zstd where the choice's "
+        "gain over it is not positive for certain, and falls back to the rules where there is no valid model. Input: "
         "finite float32 in the order below; serve the default of a feature that is not known. Not for payloads or "
         "links outside the contract's ranges.",
         "## Training data",
@@ -57,8 +57,10 @@ def evaluation_page(evaluation: Evaluation, verdict: Verdict) -> str:
         _gate(verdict),
         "## The ladder",
         _ladder(evaluation),
-        f"`{EXECUTED}` runs zstd where the confidence is below {evaluation.fallback_confidence} ({time.fallbacks:,} of "
-        f"{time.rows:,} rows). {time.ties:,} rows lie within 1 % of a tie. Expected calibration error: "
+        f"`{EXECUTED}` runs zstd where the lower bound of the choice's gain over it is not positive: "
+        f"{time.fallbacks['low_confidence']:,} of {time.rows:,} rows with a confidence below "
+        f"{evaluation.rule.fallback_confidence}, {time.fallbacks['not_worth_it']:,} above. "
+        f"{time.ties:,} rows lie within 1 % of a tie. Expected calibration error: "
         f"{wording.percent(time.calibration_error)}. Left out of the dataset: {_counts(evaluation.dropped)}.",
         "## Each class",
         _table(

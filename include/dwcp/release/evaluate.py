@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from dwcp.contract import CANDIDATES, DATA_TYPES, FEATURE_SET_DIGEST, LINK_TYPES
+from dwcp.contract import CANDIDATES, DATA_TYPES, FEATURE_SET_DIGEST, FEATURES, LINK_TYPES
+from dwcp.decision import Decisions, Rule, decide
 from dwcp.export.footprint import Footprint, measure_footprint
 from dwcp.export.onnx_graph import build_onnx
 from dwcp.export.parity import Parity, check_parity
@@ -76,13 +77,16 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class SplitScores:
-    """All that is known of one split's test rows. ``confusion`` counts (truth, prediction) over CANDIDATES."""
+    """All that is known of one split's test rows. ``confusion`` counts (truth, prediction) over CANDIDATES.
+
+    ``fallbacks`` counts the rows where zstd ran, by reason.
+    """
 
     name: str
     rows: int
     objects: int
     ties: int
-    fallbacks: int
+    fallbacks: dict[str, int]
     ladder: tuple[Rung, ...]
     classes: tuple[ClassScores, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -134,7 +138,7 @@ class Evaluation:
     size_bytes: int
     feature_set_digest: str
     oracle: str
-    fallback_confidence: float
+    rule: Rule
     dropped: dict[str, int]
     time: SplitScores
     random: SplitScores | None
@@ -206,7 +210,7 @@ def evaluate(
         size_bytes=len(model),
         feature_set_digest=loaded.feature_set_digest,
         oracle=settings.oracle,
-        fallback_confidence=settings.fallback_confidence,
+        rule=loaded.rule,
         dropped=dict(dataset.dropped),
         time=scores,
         random=by_chance,
@@ -222,13 +226,19 @@ class _Choice:
     """A model's answers on the test rows."""
 
     labels: Ints
-    executed: Ints
+    decisions: Decisions
     probabilities: NDArray[np.float32]
 
+    @property
+    def executed(self) -> Ints:
+        """What a node runs, as an index into ALGORITHMS."""
+        return self.decisions.executed
 
-def _choose(model: OnnxModel, test: Dataset, settings: Settings) -> _Choice:
+
+def _choose(model: OnnxModel, test: Dataset) -> _Choice:
     probabilities, labels = model.predict(inputs_of(test, model.feature_names))
-    return _Choice(labels, metrics.executed_choice(probabilities, labels, settings.fallback_confidence), probabilities)
+    every = inputs_of(test, tuple(feature.name for feature in FEATURES))
+    return _Choice(labels, decide(every, probabilities, labels, model.rule), probabilities)
 
 
 def _score(
@@ -236,7 +246,7 @@ def _score(
 ) -> tuple[SplitScores, _Choice]:
     test = dataset.only(TEST)
     truth, costs, codes = test.labels, test.costs_ms, _codes(test.object_id)
-    choice = _choose(model, test, settings)
+    choice = _choose(model, test)
     selectors = baseline_choices(test, dataset.only(TRAIN).labels, ensemble)
     rules = selectors["rules"]
     selectors |= {MODEL: choice.labels, EXECUTED: choice.executed}
@@ -262,7 +272,10 @@ def _score(
         rows=test.rows,
         objects=len(np.unique(codes)),
         ties=int(np.count_nonzero(~metrics.outside_ties(costs))),
-        fallbacks=int(np.count_nonzero(choice.executed == metrics.ZSTD)),
+        fallbacks={
+            reason: int(np.count_nonzero(choice.decisions.reason == reason))
+            for reason in ("low_confidence", "not_worth_it")
+        },
         ladder=tuple(_rung(selector, found, test, chosen) for selector, chosen in selectors.items()),
         classes=tuple(
             ClassScores(
@@ -308,7 +321,7 @@ def _compare(choice: _Choice, champion: OnnxModel, test: Dataset, settings: Sett
         note = f"the champion takes features that the contract no longer has: {', '.join(gone)}"
         return Comparison(champion.version, nothing, nothing, nothing, "", nothing, note)
     truth, costs, codes = test.labels, test.costs_ms, _codes(test.object_id)
-    other = _choose(champion, test, settings)
+    other = _choose(champion, test)
     ones = np.ones(test.rows)
     right = (choice.labels == truth).astype(np.float64) - (other.labels == truth)
     spent, spent_by_other = metrics.cost_of(costs, choice.executed), metrics.cost_of(costs, other.executed)

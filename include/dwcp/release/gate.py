@@ -10,8 +10,8 @@ The gate looks at the time split alone. A line with an interval is judged so:
 Narrow means for strict accuracy a half-width of at most 0.5 point, whatever the estimate. Elsewhere an interval also
 tells when the threshold lies outside it. One FAIL fails the whole; else one INCONCLUSIVE holds it.
 
-Regret is that of the model's own choice; with the fallback of seed §7.2, which is reported beside it, most of it would
-be zstd's. Throughput is that of what a node would run, fallback included.
+Accuracy is that of the model's argmax, before any fallback; regret and throughput are those of what a node would run
+(``dwcp.decision``).
 """
 
 from __future__ import annotations

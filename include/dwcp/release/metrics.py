@@ -50,11 +50,6 @@ def outside_ties(costs_ms: Floats) -> NDArray[np.bool_]:
     return (ranked[:, 1] - ranked[:, 0]) > TIE_SHARE * ranked[:, 0]
 
 
-def executed_choice(probabilities: NDArray[np.float32], labels: Ints, fallback_confidence: float) -> Ints:
-    """What a node runs (seed §7.2): the label, or zstd where the highest probability is below the threshold."""
-    return np.where(probabilities.max(axis=1) < fallback_confidence, ZSTD, labels)
-
-
 def confusion(labels: Ints, predicted: Ints) -> Ints:
     """Counts (truth, prediction) over CANDIDATES."""
     classes = len(CANDIDATES)

@@ -18,7 +18,7 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwcp.contract import CANDIDATES
+from dwcp.decision import Rule
 
 BATCH_NORM_EPSILON = 1e-3
 """Keras' default; 1e-5, which other libraries use, costs 4 % of agreement."""
@@ -118,8 +119,8 @@ class Ensemble:
     """XGBoost and network over the same inputs.
 
     ``booster`` is XGBoost's JSON, cut to the best iteration; ``xgboost_weight`` its share (seed: 0.7); ``network``,
-    ``mean`` and ``scale`` are the ``Network``'s. A row of inputs is float32 in ``feature_names`` order; probabilities
-    are in ``classes`` order.
+    ``mean`` and ``scale`` are the ``Network``'s; ``rule`` says when its choice runs. A row of inputs is
+    float32 in ``feature_names`` order; probabilities are in ``classes`` order.
     """
 
     booster: bytes
@@ -129,6 +130,7 @@ class Ensemble:
     xgboost_weight: float
     feature_names: tuple[str, ...]
     classes: tuple[str, ...] = CANDIDATES
+    rule: Rule = field(default_factory=Rule)
 
     @cached_property
     def network_part(self) -> Network:
@@ -159,6 +161,7 @@ class Ensemble:
             "feature_names": list(self.feature_names),
             "classes": list(self.classes),
             "xgboost_weight": self.xgboost_weight,
+            "rule": self.rule.to_json(),
         }
         arrays = {"mean": self.mean, "scale": self.scale, **self.network}
         return _pack(fields, {"booster.json": self.booster}, arrays)
@@ -169,10 +172,11 @@ class Ensemble:
         fields, files, arrays = _unpack(data)
         try:
             booster, weight, classes = files["booster.json"], float(fields["xgboost_weight"]), tuple(fields["classes"])
+            rule = Rule.from_json(fields["rule"])
         except KeyError as missing:
             raise ModelError(f"these bytes are no ensemble: {missing} is missing") from None
         part = _network_of(fields, arrays)
-        return cls(booster, part.weights, part.mean, part.scale, weight, part.feature_names, classes)
+        return cls(booster, part.weights, part.mean, part.scale, weight, part.feature_names, classes, rule)
 
     @cached_property
     def digest(self) -> str:
@@ -180,8 +184,8 @@ class Ensemble:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
-def assemble(booster: bytes, network: bytes, *, xgboost_weight: float) -> Ensemble:
-    """Blend what ``train_xgboost`` and ``train_network`` returned for one dataset.
+def assemble(booster: bytes, network: bytes, *, xgboost_weight: float, rule: Rule | None = None) -> Ensemble:
+    """Blend what ``train_xgboost`` and ``train_network`` returned for one dataset, under ``decision.fit_rule``'s rule.
 
     Raises ``ModelError`` if either is no model or they take different numbers of features.
     """
@@ -192,7 +196,8 @@ def assemble(booster: bytes, network: bytes, *, xgboost_weight: float) -> Ensemb
         raise ModelError(f"these bytes are no XGBoost JSON ({error}): rerun the task that trained it") from None
     if inputs != len(part.feature_names):
         raise ModelError(f"XGBoost takes {inputs} features and the network {len(part.feature_names)}: train both again")
-    return Ensemble(booster, part.weights, part.mean, part.scale, xgboost_weight, part.feature_names)
+    fields = booster, part.weights, part.mean, part.scale, xgboost_weight, part.feature_names
+    return Ensemble(*fields, rule=rule or Rule())
 
 
 def booster_proba(booster: bytes, features: NDArray[np.float32]) -> NDArray[np.float32]:
