@@ -60,6 +60,14 @@ def test_waiting_ends_with_the_first_fast_look_or_with_patience(monkeypatch: pyt
     assert watch.settle(0.0) == 9.0
 
 
+def test_one_slow_finding_is_no_slow_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = CoreWatch(0)
+    found = iter([1.0, 1.6, 1.02, 1.6, 1.5, 0.9])
+    monkeypatch.setattr(watch, "_kernel_ms", lambda: next(found))
+    assert [watch.look() for _ in range(4)] == [1.0, 1.02, 1.5, 0.9]
+    assert watch.best_ms == 0.9
+
+
 def test_a_fresh_look_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quiet, "_FRESH_S", 60.0)
     watch = CoreWatch(0)

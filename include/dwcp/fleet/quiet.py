@@ -99,15 +99,24 @@ class CoreWatch:
     _kernel: zstandard.ZstdCompressor = field(default_factory=lambda: zstandard.ZstdCompressor(level=3))
 
     def look(self) -> float:
-        """CPU time of the reference kernel now, in ms: the least of a few runs, as the first finds cold caches."""
-        best_ns = float("inf")
+        """CPU time of the reference kernel now, in ms: the least of a few runs, as the first finds cold caches.
+
+        A slow finding is looked at once more: an interrupt is no slow core.
+        """
+        least_ms = self._kernel_ms()
+        if self.is_slow(least_ms):
+            least_ms = min(least_ms, self._kernel_ms())
+        self._looked, self._last_ms = time.monotonic(), least_ms
+        self.best_ms = min(self.best_ms, least_ms)
+        return least_ms
+
+    def _kernel_ms(self) -> float:
+        times_ns = []
         for _ in range(_KERNEL_RUNS):
             began_ns = time.thread_time_ns()
             self._kernel.compress(self._text)
-            best_ns = min(best_ns, time.thread_time_ns() - began_ns)
-        self._looked, self._last_ms = time.monotonic(), best_ns / 1e6
-        self.best_ms = min(self.best_ms, self._last_ms)
-        return self._last_ms
+            times_ns.append(time.thread_time_ns() - began_ns)
+        return min(times_ns) / 1e6
 
     def is_slow(self, reference_ms: float) -> bool:
         """Whether the kernel taking ``reference_ms`` means a slow moment, as far as the best speed is known."""
