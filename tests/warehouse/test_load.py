@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import date, timedelta
+from itertools import islice
 
 import numpy as np
 import psycopg2
@@ -15,6 +18,7 @@ from hypothesis import strategies as st
 
 from dwcp.contract import COLUMNS, REGIONS
 from dwcp.warehouse.load import NO_REGION, Counts, load_day
+from dwcp.warehouse.replace import lock
 from dwcp.warehouse.transaction import LoadError
 from dwcp.warehouse.windows import loaded_counts, read_states
 from dwcp.window import Window
@@ -244,6 +248,26 @@ def extract(day_number: int, items: list[tuple[int, int, str]]) -> pa.Table:
     return table
 
 
+def load_in_turn(warehouse: Warehouse, table: pa.Table, day: date, batch_rows: int = 300) -> Counts:
+    """Load while another session holds the lock until the last row is read: everything waits in staging."""
+    with closing(psycopg2.connect(warehouse.loader_dsn)) as other, other.cursor() as cursor:
+        lock(cursor)
+
+        def checked() -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+            yield from checked_batches(table, rows=batch_rows)
+            other.commit()
+
+        return load_day(
+            warehouse.loader_dsn,
+            day=day,
+            regions=None,
+            run_id="run-1",
+            source="archive",
+            checked=checked(),
+            oracle_definition="seed_3_1",
+        )
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(loads=st.lists(st.tuples(st.integers(0, 2), EXTRACT), min_size=1, max_size=4), data=st.data())
 def test_what_is_loaded_depends_on_the_last_extracts_alone(
@@ -252,7 +276,12 @@ def test_what_is_loaded_depends_on_the_last_extracts_alone(
     def run(sequence: list[tuple[int, list[tuple[int, int, str]]]]) -> tuple[object, object, object]:
         warehouse.execute("TRUNCATE compression_training_data, duplicate_transfers, ingestion_windows")
         for number, items in sequence:
-            counts = warehouse.load(extract(number, items), day=DAY + timedelta(days=number))
+            table, day = extract(number, items), DAY + timedelta(days=number)
+            batch_rows = data.draw(st.integers(1, 6))
+            if data.draw(st.booleans()):
+                counts = load_in_turn(warehouse, table, day, batch_rows)
+            else:
+                counts = warehouse.load(table, day=day, batch_rows=batch_rows)
             assert counts.read == len(items)
         ledger = warehouse.query(
             "SELECT day, region, rows_read, rows_loaded, rows_duplicate FROM ingestion_windows "
@@ -283,6 +312,62 @@ def test_what_is_loaded_depends_on_the_last_extracts_alone(
     }
 
 
+def test_a_load_that_finds_the_lock_held_gives_the_same_rows(fresh_warehouse: Warehouse) -> None:
+    """Ids repeated in one block and in two, and one that another day has: straight into the table, and by staging."""
+    other_day = make_transfers(50, start=START - timedelta(days=1), seed=3)
+    fresh_warehouse.load(other_day)
+    table = make_transfers(900)
+    for row, taken in [
+        (10, table["transfer_id"][11]),
+        (700, table["transfer_id"][20]),
+        (500, other_day["transfer_id"][0]),
+    ]:
+        table = replace(table, "transfer_id", row, taken.as_py())
+    results = []
+    for counts in (lambda: fresh_warehouse.load(table), lambda: load_in_turn(fresh_warehouse, table, DAY)):
+        assert counts() == Counts(900, 897, 0, 3)
+        results.append((rows(fresh_warehouse), rows(fresh_warehouse, "duplicate_transfers")))
+    assert results[0] == results[1]
+
+
+def test_while_a_load_reads_another_may_stage(fresh_warehouse: Warehouse) -> None:
+    """The first one's source waits until the second has read everything: neither stops the other's reading."""
+    all_read = threading.Event()
+    counts: list[Counts] = []
+
+    def load(table: pa.Table, day: date, *, first: bool) -> None:
+        def checked() -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+            yield from checked_batches(table)
+            if first:
+                assert all_read.wait(60)
+            else:
+                all_read.set()
+
+        counts.append(
+            load_day(
+                fresh_warehouse.loader_dsn,
+                day=day,
+                regions=None,
+                run_id="r",
+                source="archive",
+                checked=checked(),
+                oracle_definition="seed_3_1",
+            )
+        )
+
+    threads = [
+        threading.Thread(
+            target=load, args=(make_transfers(400, start=start, seed=n), start.date()), kwargs={"first": n == 0}
+        )
+        for n, start in enumerate((START, NEXT))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [Counts(400, 400), Counts(400, 400)]
+
+
 # -- refusals: the old rows stay --
 
 
@@ -303,6 +388,34 @@ def test_nothing_changes_if_the_source_breaks_off(fresh_warehouse: Warehouse) ->
             run_id="broken",
             source="archive",
             checked=broken(),
+            oracle_definition="seed_3_1",
+        )
+    assert (rows(fresh_warehouse), read_states(fresh_warehouse.reader_dsn, Window.of_day(DAY))) == before
+
+
+def test_nothing_changes_if_the_server_ends_the_session_in_the_middle(fresh_warehouse: Warehouse) -> None:
+    fresh_warehouse.load(make_transfers(200))
+    before = (rows(fresh_warehouse), read_states(fresh_warehouse.reader_dsn, Window.of_day(DAY)))
+    superuser = fresh_warehouse.server.dsn("postgres", fresh_warehouse.database)
+
+    def killed() -> Iterator[tuple[pa.RecordBatch, pa.RecordBatch]]:
+        batches = checked_batches(make_transfers(3_000, seed=9))
+        yield from islice(batches, 5)
+        fresh_warehouse.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND usename = 'dwcp_loader'",
+            dsn=superuser,
+        )
+        yield from batches
+
+    with pytest.raises(LoadError, match="the old rows stay, run it again"):
+        load_day(
+            fresh_warehouse.loader_dsn,
+            day=DAY,
+            regions=None,
+            run_id="killed",
+            source="archive",
+            checked=killed(),
             oracle_definition="seed_3_1",
         )
     assert (rows(fresh_warehouse), read_states(fresh_warehouse.reader_dsn, Window.of_day(DAY))) == before

@@ -1,8 +1,12 @@
-"""Load one UTC day of transfers: COPY into staging, then replace exactly what was extracted, in one transaction.
+"""Load one UTC day of transfers: replace exactly what was extracted, in one transaction.
 
 A load may run twice, or twice at once: the replacement works under an advisory lock and depends on the extract alone,
 so the same extract gives the same rows (``id`` and ``ingestion_run_id`` aside). Whatever breaks on the way, a source
 that fails or a server that is killed, leaves the old rows.
+
+A load that finds the lock free copies rows straight into the table while it reads on, and sets aside in ``staged``
+those whose ``transfer_id`` is taken. One that finds it held stages everything meanwhile and replaces when its turn
+comes. Both end in the same steps (``replace``).
 """
 
 from __future__ import annotations
@@ -18,8 +22,25 @@ from psycopg2 import extensions, sql
 from psycopg2.extras import execute_values
 
 from dwcp.contract import REGIONS
-from dwcp.warehouse.replace import LEDGER_IN_SCOPE, ROWS_IN_SCOPE, Scope, lock, replace_rows
-from dwcp.warehouse.staging import REGION_MAX, Copier, create_bad_staging, create_staging, stage, stage_bad
+from dwcp.warehouse.replace import (
+    LEDGER_IN_SCOPE,
+    ROWS_IN_SCOPE,
+    Scope,
+    delete_rows,
+    insert_staged,
+    lock,
+    try_lock,
+)
+from dwcp.warehouse.staging import (
+    REGION_MAX,
+    STAGED,
+    STAGED_BAD,
+    Copier,
+    create_bad_staging,
+    create_staging,
+    loadable,
+    storable,
+)
 from dwcp.warehouse.transaction import LoadError, change
 
 NO_REGION = "(none)"
@@ -71,15 +92,22 @@ def load_day(
         read: Counter[str] = Counter()
         create_staging(cursor)
         create_bad_staging(cursor)
+        if ours := try_lock(cursor):
+            delete_rows(cursor, scope)
         with Copier(cursor) as copier:
             for good, bad in checked:
                 read.update(_rows_by_region(good, scope))
                 read.update(_rows_by_region(bad, scope))
-                stage(copier, good, scope, run_id)
-                stage_bad(copier, bad)
+                if ours:
+                    copier.load(loadable(good, scope, run_id))
+                else:
+                    copier.copy(STAGED, loadable(good, scope, run_id))
+                copier.copy(STAGED_BAD, storable(bad))
             copier.finish()
-        lock(cursor)
-        replace_rows(cursor, scope)
+        if not ours:
+            lock(cursor)
+            delete_rows(cursor, scope)
+        insert_staged(cursor, scope)
         _replace_quarantine(cursor, scope, run_id, source)
         counts = _count(cursor, scope, read)
         _enter(cursor, scope, counts, (oracle_definition, run_id, source))

@@ -12,8 +12,8 @@ from psycopg2 import extensions, sql
 
 from dwcp.contract import LOGGED
 from dwcp.warehouse.reads import WAREHOUSE_SCHEMA, stream_query
-from dwcp.warehouse.replace import LEDGER_IN_SCOPE, ROWS_IN_SCOPE, Scope, lock, replace_rows
-from dwcp.warehouse.staging import Copier, create_staging, stage
+from dwcp.warehouse.replace import LEDGER_IN_SCOPE, ROWS_IN_SCOPE, Scope, delete_rows, insert_staged, lock
+from dwcp.warehouse.staging import STAGED, Copier, create_staging, loadable
 from dwcp.warehouse.transaction import LoadError, change
 
 ORACLE_COLUMNS = (
@@ -72,10 +72,11 @@ def relabel_day(
                     rows += stored.num_rows
                     flips += _flips(stored["optimal_compression"], labels["optimal_compression"])
                 if not dry_run:
-                    stage(copier, _with_labels(stored, labels), scope, run_id)
+                    copier.copy(STAGED, loadable(_with_labels(stored, labels), scope, run_id))
             copier.finish()
         if not dry_run:
-            replace_rows(cursor, scope)
+            delete_rows(cursor, scope)
+            insert_staged(cursor, scope)
             cursor.execute(
                 sql.SQL(
                     "UPDATE ingestion_windows SET state = 'loaded', oracle_definition = %(definition)s,"

@@ -1,4 +1,4 @@
-"""Put staged rows in the place of a scope's, so that one transfer_id stays one row in the whole warehouse.
+"""Put an extract's rows in the place of a scope's, so that one transfer_id stays one row in the whole warehouse.
 
 Of several rows with one transfer_id the earliest ``timestamp_ns`` is loaded, then the first region, then the first
 content in text order. The others are kept in ``duplicate_transfers``: a row that loses to another window's is moved
@@ -55,16 +55,39 @@ def lock(cursor: extensions.cursor) -> None:
     cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
 
 
-def replace_rows(cursor: extensions.cursor, scope: Scope) -> None:
-    """Replace the scope's rows by those in ``staged``, which is used up. The caller holds the lock."""
+def try_lock(cursor: extensions.cursor) -> bool:
+    """Take the lock if it is free, and say whether it was."""
+    cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOCK_KEY,))
+    return cursor.fetchone() == (True,)
+
+
+def delete_rows(cursor: extensions.cursor, scope: Scope) -> None:
+    """Delete the scope's rows, loaded and duplicate. The caller holds the lock and inserts others."""
     for table in ("compression_training_data", "duplicate_transfers"):
         delete = sql.SQL("DELETE FROM {} WHERE {}").format(sql.Identifier(table), ROWS_IN_SCOPE)
         cursor.execute(delete, scope.parameters())
+
+
+def insert_staged(cursor: extensions.cursor, scope: Scope) -> None:
+    """Insert what is in ``staged``, which is used up, beside the scope's rows that were loaded meanwhile.
+
+    The caller holds the lock since it deleted the scope's old rows.
+    """
+    cursor.execute(sql.SQL(_RECALL).format(columns=COLUMN_LIST, in_scope=ROWS_IN_SCOPE), scope.parameters())
     cursor.execute("ANALYZE staged (transfer_id)")  # all 80 columns would cost more than the COPY
     for step in (_DROP_REPEATED, _FIND_CONTENDERS, _DROP_BEATEN, _DISPLACE, _INSERT, _PROMOTE):
         cursor.execute(sql.SQL(step).format(columns=COLUMN_LIST))
 
 
+# Rows that were loaded before it showed that others claim their transfer_id: they compete like these.
+_RECALL = """
+WITH recalled AS (
+    DELETE FROM compression_training_data WHERE {in_scope}
+    AND transfer_id IN (SELECT transfer_id FROM staged UNION ALL SELECT transfer_id FROM duplicate_transfers)
+    RETURNING *
+)
+INSERT INTO staged ({columns}) SELECT {columns} FROM recalled
+"""
 # Within the extract: all but the first row of a transfer_id are duplicates.
 _DROP_REPEATED = """
 WITH ranked AS (
