@@ -8,6 +8,7 @@ from typing import Any
 from airflow.sdk import DAG, Param, chain, task
 
 from dwcp.contract import REGIONS
+from dwcp.pipeline.options import BackfillOptions
 from dwcp.settings import Settings
 from wiring import DAG_DEFAULT_ARGS, FROM_CONTEXT, LOAD, call, step
 
@@ -29,12 +30,6 @@ A day is replaced in one transaction. If a day fails, the others go on; clear th
 What was loaded or relabelled goes before the quality gate (`validate_backfill`). Once that is green, the trainer and
 the data team see it.
 """
-
-
-def options(params: dict[str, Any]) -> dict[str, Any]:
-    """What the form says beside its window; no region chosen means all of them."""
-    names = ("source", "oracle", "relabel_only", "dry_run")
-    return {name: params[name] for name in names} | {"regions": list(params["regions"] or ()) or None}
 
 
 with DAG(
@@ -108,14 +103,17 @@ with DAG(
     @task
     def plan_backfill(params: dict[str, Any], ti: Any) -> list[str]:
         """Refuse what cannot be done, in one line; else the days to do."""
-        plan = call("backfill.plan_backfill", start=params["start"], end=params["end"], **options(params))
+        options = BackfillOptions.among(params)
+        plan = call("backfill.plan_backfill", start=params["start"], end=params["end"], options=options)
         ti.xcom_push("plan", plan)
         return list(plan["days"])  # Airflow maps over nothing but what a task returns
 
     @task(**LOAD, map_index_template="{{ task.op_kwargs['day'] }}")  # type: ignore[untyped-decorator]
     def backfill_day(day: str, params: dict[str, Any], run_id: str) -> dict[str, Any]:
         """Replace or relabel one day, or say what that would change."""
-        done: dict[str, Any] = call("backfill.backfill_day", run_id=run_id, day=day, **options(params))
+        done: dict[str, Any] = call(
+            "backfill.backfill_day", run_id=run_id, day=day, options=BackfillOptions.among(params)
+        )
         return done
 
     plan = plan_backfill()

@@ -1,4 +1,4 @@
-"""What the DAG files share: defaults, connections, and the factory that makes a task of a pure function.
+"""What the DAG files share: defaults, the factory that makes a task of a pure function, and a run's window.
 
 Imported at parse time by every DAG and every task, so it knows ``airflow.sdk`` and ``dwcp.settings`` and nothing heavy:
 a step names its function (``"weekly.load_day"``) and imports it inside the running task.
@@ -11,11 +11,10 @@ import logging
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow.sdk import (
     Asset,
-    BaseOperatorLink,
     ExceptionRetryPolicy,
     RetryAction,
     RetryRule,
@@ -23,13 +22,10 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
-from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowSkipException
 
-if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator
-    from airflow.sdk.types import TaskInstanceKey
-
-    from dwcp.settings import Settings
+from connections import settings_from_connections
+from reports import REPORT_KEY, ReportLink, keep_report
 
 log = logging.getLogger(__name__)
 
@@ -60,50 +56,6 @@ TRAIN: dict[str, Any] = {"pool": "dwcp_train", "execution_timeout": timedelta(ho
 
 FROM_CONTEXT = object()
 """An argument of a step that Airflow's context has under the same name, as ``run_id``."""
-REPORT_KEY = "report"
-REPORTS_URL = "/dwcp/reports/"
-
-
-class ReportLink(BaseOperatorLink):  # type: ignore[misc]
-    """A button on the task that opens the report which the task wrote (``plugins/dwcp_reports.py`` serves it)."""
-
-    name = "Report"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:  # noqa: ARG002
-        """Its address below the web server, or nothing if the task ended before it wrote one."""
-        from airflow.sdk.bases.xcom import BaseXCom
-
-        report = BaseXCom.get_value(ti_key=ti_key, key=REPORT_KEY)
-        return f"{REPORTS_URL}{report}" if report else ""
-
-
-def settings_from_connections() -> Settings:
-    """The process's settings with the connections that Airflow knows.
-
-    Postgres from ``dwcp_loader``, ``dwcp_reader`` and ``dwcp_registry``; InfluxDB from the HTTP connection
-    ``dwcp_influxdb`` (password: token; extra ``org``). What Airflow does not know comes from ``DWCP_*``.
-    """
-    from airflow.providers.postgres.hooks.postgres import PostgresHook
-    from airflow.sdk import Connection
-
-    from dwcp.settings import Settings
-
-    known: dict[str, Any] = {}
-    for role in ("loader", "reader", "registry"):
-        try:
-            url = PostgresHook(postgres_conn_id=f"dwcp_{role}").sqlalchemy_url
-        except AirflowNotFoundException:
-            continue
-        # The hook names SQLAlchemy's driver; libpq knows none.
-        known[f"{role}_dsn"] = url.set(drivername="postgresql").render_as_string(hide_password=False)
-    try:
-        influx = Connection.get("dwcp_influxdb")
-    except AirflowNotFoundException:
-        return Settings(**known)
-    known["influx_url"] = f"{influx.schema or 'http'}://{influx.host}:{influx.port or 8086}"
-    known["influx_token"] = influx.password or ""
-    known["influx_org"] = influx.extra_dejson.get("org", "dwcp")
-    return Settings(**known)
 
 
 def call(function: str, **arguments: Any) -> Any:
@@ -148,10 +100,10 @@ def step(
             made = call(function, **given)
         except Exception as error:
             if report:
-                _keep_report(context["ti"], getattr(error, REPORT_KEY, None))
+                keep_report(context["ti"], getattr(error, REPORT_KEY, None))
             raise
         if report:
-            _keep_report(context["ti"], made[REPORT_KEY])
+            keep_report(context["ti"], made[REPORT_KEY])
         if outlet:
             span = {bound: given[bound] for bound in ("start", "end") if bound in given}
             context["outlet_events"][outlet].extra = {**span, **made}
@@ -166,15 +118,6 @@ def step(
     if report:
         placed.operator.operator_extra_links = (ReportLink(),)
     return placed
-
-
-def _keep_report(ti: Any, report: str | None) -> None:
-    """Leave the report's name for ``ReportLink``, also if there is none, and its address in the log."""
-    from airflow.sdk.configuration import conf
-
-    ti.xcom_push(REPORT_KEY, report or "")
-    if report:
-        log.info("report: %s%s%s", conf.get("api", "base_url", fallback="").rstrip("/"), REPORTS_URL, report)
 
 
 def chosen_window(

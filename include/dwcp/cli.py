@@ -79,28 +79,20 @@ def backfill(
     end: End,
     source: Source = None,
     regions: Regions = None,
-    oracle: Annotated[str | None, typer.Option(help="seed_3_1, seed_3_2 or stream_aware; default: DWCP_ORACLE.")] = None,
+    oracle: Annotated[
+        str | None, typer.Option(help="seed_3_1, seed_3_2 or stream_aware; default: DWCP_ORACLE.")
+    ] = None,
     relabel_only: Annotated[bool, typer.Option(help="Keep the rows, compute their labels anew.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would change, change nothing.")] = True,
 ) -> None:
     """Load or relabel past days again; by default a dry run that shows rows now and after, and label flips."""
     from dwcp.pipeline.backfill import run_backfill
+    from dwcp.pipeline.options import BackfillOptions
     from dwcp.pipeline.site import local_settings
 
     logging.getLogger("dwcp").setLevel(logging.INFO)
-    typer.echo(
-        run_backfill(
-            local_settings(),
-            run_id=_run_id("backfill"),
-            start=start,
-            end=end,
-            regions=regions,
-            source=source,
-            oracle=oracle,
-            relabel_only=relabel_only,
-            dry_run=dry_run,
-        )
-    )
+    options = BackfillOptions(source, tuple(regions or ()), oracle, relabel_only, dry_run)
+    typer.echo(run_backfill(local_settings(), run_id=_run_id("backfill"), start=start, end=end, options=options))
 
 
 @app.command(rich_help_panel=DATA)
@@ -122,6 +114,33 @@ def dictionary() -> None:
     from dwcp.quality.dictionary import render
 
     typer.echo(render(), nl=False)
+
+
+@app.command(rich_help_panel=MODEL)
+def tune(
+    end: End,
+    trials: Annotated[int, typer.Option(min=1, help="Budget; trials of an earlier run count.")] = 20,
+    folds: Annotated[int, typer.Option(min=1, help="Time blocks that each trial is scored on.")] = 3,
+    rows: Annotated[int, typer.Option(min=200, help="Thin training and validation to this many rows.")] = 20_000,
+) -> None:
+    """Search hyperparameters and ensemble weight on the training window's past; nothing uses them by itself."""
+    from datetime import timedelta
+
+    from dwcp.pipeline.site import dsn, local_settings
+    from dwcp.training.dataset import build_dataset
+    from dwcp.training.split import split_by_time
+    from dwcp.training.tune import tune as search
+    from dwcp.warehouse.reads import read_training
+    from dwcp.window import Window
+
+    logging.getLogger("dwcp").setLevel(logging.INFO)
+    settings = local_settings()
+    last = Window.parse("1970-01-01", end).end
+    window = Window(last - timedelta(weeks=settings.training_weeks), last)
+    dataset = split_by_time(build_dataset(read_training(dsn(settings, "reader"), window)), settings)
+    found = search(dataset, settings, trials=trials, folds=folds, most_rows=rows)
+    typer.echo("\n".join(found.lines()))
+    typer.echo(f"to train with the best: set -a; . {settings.home / 'tuning' / 'best.env'}; set +a")
 
 
 @app.command(rich_help_panel=MODEL)

@@ -28,6 +28,7 @@ def run_demo(settings: Settings) -> int:
     from dwcp.fleet.run import run_fleet
     from dwcp.fleet.simulate import WORLD_START
     from dwcp.pipeline import backfill
+    from dwcp.pipeline.options import BackfillOptions
     from dwcp.pipeline.site import local_settings
     from dwcp.pipeline.summary import render_summary
 
@@ -42,10 +43,11 @@ def run_demo(settings: Settings) -> int:
     with _step(console, f"Emulate a fleet over {WEEKS} weeks (profiles were measured, links and nodes are emulated)"):
         run_fleet(filled, weeks=WEEKS)
     past = Window(weeks[0], weeks[-2])
-    plan = backfill.plan_backfill(filled, start=past.start.isoformat(), end=past.end.isoformat(), dry_run=False)
+    options = BackfillOptions(dry_run=False)
+    plan = backfill.plan_backfill(filled, start=past.start.isoformat(), end=past.end.isoformat(), options=options)
     run_id = f"demo__{past.start:%Y-%m-%d}"
     for day in track(plan["days"], f"Backfill {WEEKS - 1} weeks", console=console, transient=True):
-        backfill.backfill_day(filled, run_id=run_id, day=day, dry_run=False)
+        backfill.backfill_day(filled, run_id=run_id, day=day, options=options)
     with _step(console, f"Validate the {WEEKS - 1} weeks with Great Expectations"):
         backfill.validate_backfill(filled, run_id=run_id, plan=plan)
     site = local_site(settings, Path(__file__).parents[2])

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from dwcp.pipeline import QualityGateFailed, ReconcileFailed
+from dwcp.pipeline.options import BackfillOptions
 from dwcp.settings import Settings
 
 COUNTS = {"read": 10, "loaded": 9, "quarantined": 1, "duplicate": 0}
@@ -134,17 +135,18 @@ def test_a_backfill_hands_on_what_the_form_says(dags, steps: Steps) -> None:
     state, states = run(dags["dwcp_manual_backfill"], **WEEK, **form, regions=["eu-west"])
     assert state == "success"
     assert len(states) == 5
-    assert steps.of("plan_backfill") == [{**WEEK, **form, "regions": ["eu-west"]}]
+    options = BackfillOptions(**form, regions=("eu-west",))
+    assert steps.of("plan_backfill") == [{**WEEK, "options": options}]
     for call, day in zip(sorted(steps.of("backfill_day"), key=lambda call: call["day"]), DAYS, strict=True):
-        assert call == {**form, "regions": ["eu-west"], "day": day, "run_id": call["run_id"]}
+        assert call == {"options": options, "day": day, "run_id": call["run_id"]}
     assert len(steps.of("summarise_backfill")[0]["days"]) == 2
 
 
 def test_a_backfill_is_dry_and_takes_all_regions_unless_told_otherwise(dags, steps: Steps) -> None:
     run(dags["dwcp_manual_backfill"], **WEEK)
-    asked = steps.of("plan_backfill")[0]
-    assert asked["dry_run"] is True
-    assert asked["regions"] is None
+    asked = steps.of("plan_backfill")[0]["options"]
+    assert asked.dry_run is True
+    assert asked.regions == ()
 
 
 def test_a_refused_backfill_touches_nothing_and_is_not_tried_again(dags, steps: Steps) -> None:

@@ -1,8 +1,7 @@
-"""What the DAGs share: which window, whose connections, and when a model is not published."""
+"""What the DAGs share: which window, and when a model is not published."""
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 
 import pytest
@@ -37,21 +36,6 @@ def test_half_a_window_is_refused(wiring, params) -> None:
 def test_a_run_without_a_week_asks_for_one(wiring, interval) -> None:
     with pytest.raises(ValueError, match="give From and To"):
         wiring.chosen_window({}, *interval)
-
-
-def test_connections_come_from_airflow_and_else_from_the_environment(wiring, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_DWCP_LOADER", "postgresql://loader:p%40ss%2Fword@db.example:6000/dwcp")
-    monkeypatch.setenv("DWCP_LOADER_DSN", "postgresql://not@this/one")
-    monkeypatch.setenv("DWCP_READER_DSN", "postgresql://reader@db.example/dwcp")
-    influx = {"conn_type": "http", "schema": "https", "host": "tsdb.example", "port": 8087, "password": "token!"}
-    monkeypatch.setenv("AIRFLOW_CONN_DWCP_INFLUXDB", json.dumps({**influx, "extra": {"org": "o"}}))
-    settings = wiring.settings_from_connections()
-    assert settings.loader_dsn.get_secret_value() == "postgresql://loader:p%40ss%2Fword@db.example:6000/dwcp"
-    assert settings.reader_dsn.get_secret_value() == "postgresql://reader@db.example/dwcp"
-    assert settings.registry_dsn is None
-    assert (settings.influx_url, settings.influx_org) == ("https://tsdb.example:8087", "o")
-    assert settings.influx_token.get_secret_value() == "token!"
-    assert "token!" not in repr(settings)
 
 
 def test_only_a_pass_is_published_and_the_reason_is_a_sentence(dags) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import psycopg2
 import pytest
 
 from dwcp.pipeline import backfill
+from dwcp.pipeline.options import BackfillOptions
 from dwcp.settings import Settings
 from transfers import START, archive_transfers, make_transfers
 
 SPAN = {"start": START.isoformat(), "end": (START + timedelta(days=2)).isoformat()}
+
+LOAD = BackfillOptions(dry_run=False)
 
 
 @pytest.fixture
@@ -50,35 +54,39 @@ def count(settings: Settings) -> int:
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_touched(settings: Settings, change: dict, message: str):
+    span = {bound: change.get(bound, SPAN[bound]) for bound in SPAN}
     with pytest.raises((ValueError, RuntimeError), match=message):
-        backfill.plan_backfill(settings, **{**SPAN, **change})
+        backfill.plan_backfill(settings, **span, options=BackfillOptions.among(change))
     assert count(settings) == 0
 
 
 def test_dry_run_shows_and_changes_nothing(settings: Settings):
-    text = backfill.run_backfill(settings, run_id="dry", **SPAN)
+    text = backfill.run_backfill(settings, run_id="dry", options=BackfillOptions(), **SPAN)
     assert text.startswith("DRY RUN, nothing was changed: 2 days")
     assert text.splitlines()[-1].split() == ["all", "0", "800", "0"]
     assert count(settings) == 0
 
 
 def test_backfill_of_one_region_leaves_the_others(settings: Settings):
-    done = backfill.run_backfill(settings, run_id="one", dry_run=False, regions=["us-east"], **SPAN)
+    done = backfill.run_backfill(
+        settings, run_id="one", options=BackfillOptions(dry_run=False, regions=("us-east",)), **SPAN
+    )
     assert "regions us-east" in done
     partly = count(settings)
     assert 0 < partly < 800
-    backfill.run_backfill(settings, run_id="all", dry_run=False, **SPAN)
+    backfill.run_backfill(settings, run_id="all", options=LOAD, **SPAN)
     assert count(settings) == 800
 
 
 def test_relabel_flips_labels_and_a_second_time_flips_none(settings: Settings):
-    backfill.run_backfill(settings, run_id="load", dry_run=False, **SPAN)
-    options = {"relabel_only": True, "oracle": "seed_3_2", **SPAN}
-    dry = backfill.run_backfill(settings, run_id="dry", **options)
-    done = backfill.run_backfill(settings, run_id="relabel", dry_run=False, **options)
+    backfill.run_backfill(settings, run_id="load", options=LOAD, **SPAN)
+    relabel = BackfillOptions(relabel_only=True, oracle="seed_3_2")
+    dry = backfill.run_backfill(settings, run_id="dry", options=relabel, **SPAN)
+    relabel = replace(relabel, dry_run=False)
+    done = backfill.run_backfill(settings, run_id="relabel", options=relabel, **SPAN)
     assert dry.splitlines()[1:] == done.splitlines()[1:]
     assert int(done.splitlines()[4].split()[-1]) > 0
-    again = backfill.run_backfill(settings, run_id="again", dry_run=False, **options)
+    again = backfill.run_backfill(settings, run_id="again", options=relabel, **SPAN)
     assert int(again.splitlines()[4].split()[-1]) == 0
-    back = backfill.run_backfill(settings, run_id="back", dry_run=True, oracle="seed_3_1", **SPAN)
+    back = backfill.run_backfill(settings, run_id="back", options=BackfillOptions(oracle="seed_3_1"), **SPAN)
     assert back.splitlines()[4].split() == done.splitlines()[4].split(), "loading again would flip them back"

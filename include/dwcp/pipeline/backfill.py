@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from dwcp.contract import REGIONS
 from dwcp.oracle import DEFINITIONS
 from dwcp.pipeline import weekly
 from dwcp.pipeline.ingest import checked_batches, load_day
+from dwcp.pipeline.options import BackfillOptions
 from dwcp.pipeline.site import dsn
 from dwcp.settings import Settings
 from dwcp.sources import open_source
@@ -24,18 +26,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def plan_backfill(
-    settings: Settings,
-    *,
-    start: str,
-    end: str,
-    regions: Sequence[str] | None = None,
-    source: str | None = None,
-    oracle: str | None = None,
-    relabel_only: bool = False,
-    dry_run: bool = True,
-) -> dict[str, Any]:
-    """The days to do, or a ``ValueError`` of one line before anything is touched.
+def plan_backfill(settings: Settings, *, start: str, end: str, options: BackfillOptions) -> dict[str, Any]:
+    """The days to do beside window and options, or a ``ValueError`` of one line before anything is touched.
 
     Refused: a window that is empty, in the future or longer than ``backfill_max_days``; an unknown region or oracle; a
     source that holds nothing of it; relabelling days that were never loaded.
@@ -45,48 +37,33 @@ def plan_backfill(
     days = plan["days"]
     if len(days) > settings.backfill_max_days:
         raise ValueError(f"{len(days)} days are more than a backfill may take ({settings.backfill_max_days}): split it")
-    unknown = sorted(set(regions or ()) - set(REGIONS))
+    options = options.resolved(settings)
+    regions = options.regions or None
+    unknown = sorted(set(options.regions) - set(REGIONS))
     if unknown:
         raise ValueError(f"unknown region {', '.join(unknown)}: choose from {', '.join(REGIONS)}")
-    oracle = oracle or settings.oracle
-    if oracle not in DEFINITIONS:
-        raise ValueError(f"unknown oracle {oracle!r}: choose from {', '.join(DEFINITIONS)}")
-    kind = source or settings.source
-    if relabel_only:
+    if options.oracle not in DEFINITIONS:
+        raise ValueError(f"unknown oracle {options.oracle!r}: choose from {', '.join(DEFINITIONS)}")
+    span = f"from {days[0]} to {days[-1]}"
+    if options.relabel_only:
         from dwcp.warehouse.windows import read_states
 
         if not read_states(dsn(settings, "loader"), window, regions):
-            raise ValueError(f"nothing was ever loaded from {days[0]} to {days[-1]}: there is nothing to relabel")
-    elif open_source(settings, kind).count(window, regions) == 0:
-        raise ValueError(f"the {kind} holds no transfer from {days[0]} to {days[-1]}: choose another source or window")
-    return {
-        **plan,
-        "regions": list(regions) if regions else None,
-        "source": kind,
-        "oracle": oracle,
-        "relabel_only": relabel_only,
-        "dry_run": dry_run,
-    }
+            raise ValueError(f"nothing was ever loaded {span}: there is nothing to relabel")
+    elif open_source(settings, options.source).count(window, regions) == 0:
+        raise ValueError(f"the {options.source} holds no transfer {span}: choose another source or window")
+    return {**plan, **asdict(options), "regions": list(options.regions)}
 
 
-def backfill_day(
-    settings: Settings,
-    *,
-    run_id: str,
-    day: str,
-    regions: Sequence[str] | None = None,
-    source: str | None = None,
-    oracle: str | None = None,
-    relabel_only: bool = False,
-    dry_run: bool = True,
-) -> dict[str, Any]:
+def backfill_day(settings: Settings, *, run_id: str, day: str, options: BackfillOptions) -> dict[str, Any]:
     """Do one day, or say what doing it would change: rows now, rows after, label flips (``old→new``: rows)."""
     from dwcp.oracle import label_batch
     from dwcp.warehouse.relabel import relabel_day
 
-    oracle = oracle or settings.oracle
+    options = options.resolved(settings)
+    source, oracle, regions = options.source, str(options.oracle), options.regions or None
     before = _labels_now(settings, day, regions)
-    if relabel_only:
+    if options.relabel_only:
         done = relabel_day(
             dsn(settings, "loader"),
             day=date.fromisoformat(day),
@@ -94,11 +71,11 @@ def backfill_day(
             run_id=run_id,
             label=partial(label_batch, definition=oracle),
             oracle_definition=oracle,
-            dry_run=dry_run,
+            dry_run=options.dry_run,
         )
         flips, after = done.flips, done.rows
     else:
-        if dry_run:
+        if options.dry_run:
             labels_after = _labels_of_source(settings, day, regions, source, oracle)
         else:
             load_day(settings, run_id=run_id, day=day, regions=regions, source=source, oracle=oracle)
@@ -114,7 +91,7 @@ def validate_backfill(settings: Settings, *, run_id: str, plan: Mapping[str, Any
 
     A dry run changed nothing and validates nothing. Raises ``QualityGateFailed``.
     """
-    if plan["dry_run"]:
+    if BackfillOptions.among(plan).dry_run:
         return {"passed": None, "report": None}
     return weekly.validate(settings, run_id=run_id, start=plan["start"], end=plan["end"])
 
@@ -125,10 +102,11 @@ def summarise_backfill(settings: Settings, *, plan: Mapping[str, Any], days: Ite
     flips: Counter[str] = Counter()
     for row in rows:
         flips.update(row["label_flips"])
-    head = "DRY RUN, nothing was changed" if plan["dry_run"] else "done"
-    what = "relabelled" if plan["relabel_only"] else f"loaded from the {plan['source']}"
+    options = BackfillOptions.among(plan)
+    head = "DRY RUN, nothing was changed" if options.dry_run else "done"
+    what = "relabelled" if options.relabel_only else f"loaded from the {options.source}"
     lines = [
-        f"{head}: {len(rows)} days {what}, oracle {plan['oracle']}, regions {', '.join(plan['regions'] or ['all'])}",
+        f"{head}: {len(rows)} days {what}, oracle {options.oracle}, regions {', '.join(options.regions) or 'all'}",
         f"{'day':12}{'rows now':>10}{'rows after':>12}{'labels flip':>13}",
         *(
             f"{row['day']:12}{row['rows_now']:>10}{row['rows_after']:>12}{sum(row['label_flips'].values()):>13}"
@@ -142,11 +120,10 @@ def summarise_backfill(settings: Settings, *, plan: Mapping[str, Any], days: Ite
     return text
 
 
-def run_backfill(settings: Settings, *, run_id: str, **asked: Any) -> str:
+def run_backfill(settings: Settings, *, run_id: str, start: str, end: str, options: BackfillOptions) -> str:
     """Plan, do every day, validate and summarise in this process: what the DAG does, without Airflow."""
-    plan = plan_backfill(settings, **asked)
-    options = {name: plan[name] for name in ("regions", "source", "oracle", "relabel_only", "dry_run")}
-    days = [backfill_day(settings, run_id=run_id, day=day, **options) for day in plan["days"]]
+    plan = plan_backfill(settings, start=start, end=end, options=options)
+    days = [backfill_day(settings, run_id=run_id, day=day, options=options) for day in plan["days"]]
     validate_backfill(settings, run_id=run_id, plan=plan)
     return summarise_backfill(settings, plan=plan, days=days)
 
