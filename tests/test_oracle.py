@@ -137,6 +137,16 @@ def test_ties_go_to_the_least_work_and_zstd_is_no_label(costs, expected):
     assert margin[0] == second - first
 
 
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 4), min_size=1, max_size=30))
+def test_the_best_choice_and_its_margin_are_those_of_a_sort(costs):
+    best, margin = best_choice(np.array(costs, float))
+    for row, choice, difference in zip(costs, best.tolist(), margin.tolist(), strict=True):
+        cost = dict(zip(CANDIDATES, row, strict=False))
+        assert CANDIDATES[choice] == min(("none", "amst", "hde"), key=cost.__getitem__)
+        first, second = sorted(cost.values())[:2]
+        assert difference == second - first
+
+
 def test_none_sends_the_payload_and_costs_no_cpu():
     batch = make_transfers(50, fully_measured=1.0)
     size = batch["data_size_bytes"].to_numpy()

@@ -40,7 +40,21 @@ ORACLE_COLUMNS = (
 SEGMENT_BITS = 1_460 * 8
 _MATHIS_CONSTANT = 1.22
 _PREFIX = {"hde": "hde", "amst": "amst", "zstd": "baseline"}
-_LEAST_WORK_FIRST = np.array([CANDIDATES.index(name) for name in ("none", "amst", "hde")])
+_LEAST_WORK_FIRST = tuple(CANDIDATES.index(name) for name in ("none", "amst", "hde"))
+_INPUTS = (
+    "data_size_bytes",
+    "amst_streams",
+    *(
+        f"{prefix}_{what}"
+        for prefix in _PREFIX.values()
+        for what in ("compressed_size_bytes", "compression_time_ms", "decompression_time_ms")
+    ),
+    "available_bandwidth_mbps",
+    "packet_loss_rate",
+    "cpu_usage",
+    "rtt_ms",
+)
+"""The columns that costs follow from."""
 
 
 def cost_ms(
@@ -58,7 +72,8 @@ def cost_ms(
     """Cost in milliseconds of each algorithm, shape (rows, algorithms).
 
     Sizes, times and ``streams`` have that shape, in any order of algorithms; the others have shape (rows,). Doing
-    nothing is an algorithm whose size is the payload's and whose times are 0. Raises ``ValueError`` on an unknown definition.
+    nothing is an algorithm whose size is the payload's and whose times are 0. Raises ``ValueError`` on an unknown
+    definition.
     """
     if definition == "seed_3_1":
         effective_mbps = bandwidth_mbps * (1.0 - packet_loss_rate)
@@ -88,10 +103,15 @@ def best_choice(costs_ms: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArr
     indices into ``CANDIDATES`` and the runner-up's cost less the best's, both of shape (rows,). A tie goes to the
     choice with the least work: none before amst before hde.
     """
-    candidates = costs_ms[:, : len(CANDIDATES)]
-    best = _LEAST_WORK_FIRST[np.argmin(candidates[:, _LEAST_WORK_FIRST], axis=1)]
-    lowest_two = np.partition(candidates, 1, axis=1)
-    return best, lowest_two[:, 1] - lowest_two[:, 0]
+    first, *others = _LEAST_WORK_FIRST
+    best = np.full(len(costs_ms), first)
+    lowest, second = costs_ms[:, first], np.full(len(costs_ms), np.inf)
+    for choice in others:
+        cost = costs_ms[:, choice]
+        best[cost < lowest] = choice
+        second = np.minimum(second, np.maximum(lowest, cost))
+        lowest = np.minimum(lowest, cost)
+    return best, second - lowest
 
 
 def transfer_costs_ms(batch: pa.RecordBatch | pa.Table, definition: str) -> NDArray[np.float64]:
@@ -99,11 +119,11 @@ def transfer_costs_ms(batch: pa.RecordBatch | pa.Table, definition: str) -> NDAr
 
     Raises ``ValueError`` if a value that the definition needs is null or not finite.
     """
-    rows = batch.num_rows
     sizes = _numbers(batch, "data_size_bytes")
-    shape = (rows, len(ALGORITHMS))
-    compressed_bytes, compression_ms, decompression_ms = np.empty(shape), np.zeros(shape), np.zeros(shape)
-    streams = np.ones(shape)
+    # A column of each lies in one piece, as Arrow's do.
+    compressed_bytes, compression_ms, decompression_ms, streams = (
+        np.full((batch.num_rows, len(ALGORITHMS)), value, order="F") for value in (0.0, 0.0, 0.0, 1.0)
+    )
     streams[:, ALGORITHMS.index("amst")] = _numbers(batch, "amst_streams")
     for position, algorithm in enumerate(ALGORITHMS):
         if algorithm == "none":
@@ -138,17 +158,23 @@ def label_batch(batch: pa.RecordBatch | pa.Table, definition: str) -> pa.RecordB
     measured = pc.fill_null(pc.equal(batch["measured_candidates"], FULLY_MEASURED), False)
     if isinstance(measured, pa.ChunkedArray):
         measured = measured.combine_chunks()
+    if measured.true_count == batch.num_rows:
+        return _labels(batch, definition)
+    known = [name for name in ("transfer_id", *_INPUTS) if name in batch.schema.names]
+    labels = _labels(batch.select(known).filter(measured), definition)
     full = measured.to_numpy(zero_copy_only=False)
-    missing = ~full
+    return labels.take(pa.array(np.cumsum(full) - 1, mask=~full))
 
-    costs_ms = np.zeros((batch.num_rows, len(ALGORITHMS)))
-    costs_ms[full] = transfer_costs_ms(batch.filter(measured), definition)
+
+def _labels(batch: pa.RecordBatch | pa.Table, definition: str) -> pa.RecordBatch:
+    """``ORACLE_COLUMNS`` of rows that are all fully measured."""
+    costs_ms = transfer_costs_ms(batch, definition)
     best, margin_ms = best_choice(costs_ms)
     columns = [
-        pa.array(np.array(CANDIDATES)[best], pa.string(), mask=missing),
-        pa.array(np.full(batch.num_rows, definition), pa.string(), mask=missing),
-        *(pa.array(costs_ms[:, position], mask=missing) for position in range(len(ALGORITHMS))),
-        pa.array(margin_ms, mask=missing),
+        pa.array(CANDIDATES, pa.string()).take(pa.array(best)),
+        pa.repeat(definition, batch.num_rows),
+        *(pa.array(costs_ms[:, position]) for position in range(len(ALGORITHMS))),
+        pa.array(margin_ms),
     ]
     return pa.RecordBatch.from_arrays(columns, names=list(ORACLE_COLUMNS))
 
