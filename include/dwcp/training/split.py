@@ -59,6 +59,20 @@ def parts_by_time(dataset: Dataset, settings: Settings) -> Parts:
     return _without_seen(dataset, split)
 
 
+def parts_before(dataset: Dataset, begin_ns: int, end_ns: int, settings: Settings) -> Parts:
+    """Train and validate on what came before ``begin_ns``, in the settings' proportion, and test up to ``end_ns``.
+
+    Later rows are left out, as are payloads that an earlier part has seen.
+    """
+    train, validation, _ = _shares(settings)
+    before = np.sort(dataset.timestamp_ns[dataset.timestamp_ns < begin_ns])
+    edge = round(len(before) * train / (train + validation))
+    border_ns = before[edge] if edge < len(before) else begin_ns
+    split = np.digitize(dataset.timestamp_ns, [border_ns, begin_ns]).astype(np.int8)
+    parts = _without_seen(dataset, split)
+    return Parts(split, parts.kept & (dataset.timestamp_ns < end_ns))
+
+
 def parts_at_random(dataset: Dataset, settings: Settings) -> Parts:
     """The parts of ``split_at_random``."""
     return Parts(_drawn(dataset.payload_digest, settings), np.ones(dataset.rows, np.bool_))
