@@ -1,7 +1,7 @@
 """Every threshold and connection in one place; the seed's numbers are the defaults, named after its sections.
 
 Each setting is read from ``DWCP_<NAME>`` in the environment. Airflow tasks replace the connections by those of Airflow
-(``dags/wiring.py``); the command line uses the embedded Postgres under ``DWCP_HOME`` when no DSN is given.
+(``dags/connections.py``); the command line uses the embedded Postgres under ``DWCP_HOME`` when no DSN is given.
 """
 
 from __future__ import annotations
@@ -51,9 +51,24 @@ class Settings(BaseSettings):
     xgboost_weight: float = Field(0.7, ge=0, le=1, description="seed §4.1.3; the network gets the rest")
     training_threads: int = Field(2, ge=1, description="pinned, so that a model can be rebuilt bit for bit")
 
+    # -- hyperparameters (seed §4.1; `dwcp tune` searches them) --
+    xgboost_max_depth: int = Field(8, ge=1, le=8, description="trees are exported as complete tables of 8 levels")
+    xgboost_learning_rate: float = Field(0.05, gt=0, le=1)
+    xgboost_subsample: float = Field(0.8, gt=0, le=1)
+    xgboost_colsample: float = Field(0.8, gt=0, le=1, description="share of the features that a tree sees")
+    xgboost_min_child_weight: float = Field(1.0, ge=0)
+    xgboost_lambda: float = Field(1.0, ge=0, description="L2 penalty on leaves")
+    network_learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's")
+    network_dropout: float = Field(0.3, ge=0, lt=1)
+    network_batch_rows: int = Field(512, ge=1)
+
     # -- gate (seed §8.1, §8.2) --
     gate_accuracy: float = Field(0.98, ge=0, le=1)
     gate_accuracy_half_width: float = Field(0.005, ge=0, le=1, description="a wider interval is INCONCLUSIVE")
+    gate_label_ceilings: dict[int, float] = Field(
+        {1: 0.977, 3: 0.990, 5: 0.990},
+        description="agreement of labels of so many runs, by `dwcp fleet measure`; below a threshold nobody can tell",
+    )
     gate_precision: float = Field(0.95, ge=0, le=1)
     gate_recall: float = Field(0.95, ge=0, le=1)
     gate_f1: float = Field(0.96, ge=0, le=1)

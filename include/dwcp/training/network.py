@@ -1,4 +1,7 @@
-"""The seed's neural network (§4.1.2) in Keras; what leaves this module is numpy."""
+"""The seed's neural network (§4.1.2) in Keras; what leaves this module is numpy.
+
+Its learning rate, dropout and batch are settings, the seed's by default; its shape is the seed's.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,9 @@ log = logging.getLogger(__name__)
 EPOCHS = 60
 PATIENCE = 8
 """Epochs without a lower validation loss after which training stops; the best epoch's weights are kept."""
-BATCH_ROWS = 512
-LEARNING_RATE = 2e-3
 HIDDEN_UNITS = (128, 64, 32)
 NORMALISED_LAYERS = (0, 1)
 """Hidden layers that batch normalisation and dropout follow."""
-DROPOUT = 0.3
 _EPOCHS_A_LINE = 5
 
 
@@ -44,8 +44,10 @@ def train_network(dataset: Dataset, settings: Settings) -> bytes:
     weights = row_weights(train.labels)
     mean, scale = standardiser(train.features)
     framework = _deterministic_keras(settings)
-    model = _model(framework, len(dataset.feature_names))
-    model.compile(optimizer=framework.optimizers.Adam(LEARNING_RATE), loss="sparse_categorical_crossentropy")
+    model = _model(framework, len(dataset.feature_names), settings.network_dropout)
+    model.compile(
+        optimizer=framework.optimizers.Adam(settings.network_learning_rate), loss="sparse_categorical_crossentropy"
+    )
     stop = framework.callbacks.EarlyStopping(monitor="val_loss", patience=PATIENCE, restore_best_weights=True)
     log.info("network: %d rows, %d features, at most %d epochs", train.rows, train.features.shape[1], EPOCHS)
     model.fit(
@@ -53,7 +55,7 @@ def train_network(dataset: Dataset, settings: Settings) -> bytes:
         train.labels,
         sample_weight=weights,
         validation_data=((log_inputs(validation.features) - mean) / scale, validation.labels),
-        batch_size=BATCH_ROWS,
+        batch_size=settings.network_batch_rows,
         epochs=EPOCHS,
         callbacks=[stop, framework.callbacks.LambdaCallback(on_epoch_end=_report)],
         verbose=0,
@@ -84,14 +86,14 @@ def _deterministic_keras(settings: Settings) -> ModuleType:
     return framework
 
 
-def _model(framework: ModuleType, inputs: int) -> keras.Model:
+def _model(framework: ModuleType, inputs: int, dropout: float) -> keras.Model:
     layers = framework.layers
     stack = [framework.Input((inputs,))]
     for number, units in enumerate(HIDDEN_UNITS):
         stack.append(layers.Dense(units, activation="relu", name=f"dense_{number}"))
         if number in NORMALISED_LAYERS:
             stack.append(layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, name=f"norm_{number}"))
-            stack.append(layers.Dropout(DROPOUT))
+            stack.append(layers.Dropout(dropout))
     stack.append(layers.Dense(len(CANDIDATES), activation="softmax", name=f"dense_{len(HIDDEN_UNITS)}"))
     model: keras.Model = framework.Sequential(stack)
     return model

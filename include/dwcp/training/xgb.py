@@ -1,4 +1,4 @@
-"""XGBoost with the seed's hyperparameters (§4.1.1)."""
+"""XGBoost; the seed's hyperparameters (§4.1.1) are the settings' defaults."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ PATIENCE = 20
 PARAMETERS = {
     "objective": "multi:softprob",
     "num_class": len(CANDIDATES),
-    "max_depth": 8,
-    "learning_rate": 0.05,
-    "subsample": 0.8,
-    "colsample_bytree": 0.8,
     "tree_method": "hist",
     "eval_metric": "mlogloss",
 }
@@ -41,7 +37,7 @@ def train_xgboost(dataset: Dataset, settings: Settings) -> bytes:
     held_out = xgboost.DMatrix(validation.features, validation.labels, nthread=threads)
     log.info("XGBoost: %d rows, %d features, at most %d rounds", train.rows, train.features.shape[1], ROUNDS)
     booster = xgboost.train(
-        PARAMETERS | {"seed": settings.seed, "nthread": threads},
+        PARAMETERS | _hyperparameters(settings) | {"seed": settings.seed, "nthread": threads},
         matrix,
         num_boost_round=ROUNDS,
         evals=[(held_out, "validation")],
@@ -51,3 +47,14 @@ def train_xgboost(dataset: Dataset, settings: Settings) -> bytes:
     best = booster[: booster.best_iteration + 1]
     log.info("XGBoost: best round %d, validation loss %.4f", booster.best_iteration + 1, booster.best_score)
     return bytes(best.save_raw("json"))
+
+
+def _hyperparameters(settings: Settings) -> dict[str, float]:
+    return {
+        "max_depth": settings.xgboost_max_depth,
+        "learning_rate": settings.xgboost_learning_rate,
+        "subsample": settings.xgboost_subsample,
+        "colsample_bytree": settings.xgboost_colsample,
+        "min_child_weight": settings.xgboost_min_child_weight,
+        "lambda": settings.xgboost_lambda,
+    }
