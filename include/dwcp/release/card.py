@@ -38,7 +38,7 @@ def model_card(evaluation: Evaluation, verdict: Verdict, *, window: Window, feat
         "## Where it is weak",
         _weakest(evaluation.time),
         "## Inputs",
-        _table(("feature", "unit", "default", "meaning"), inputs),
+        table(("feature", "unit", "default", "meaning"), inputs),
         f"Version `{evaluation.version}`, file `sha256:{evaluation.model_digest}`, features "
         f"`{evaluation.feature_set_digest}`.",
     ]
@@ -63,7 +63,7 @@ def evaluation_page(evaluation: Evaluation, verdict: Verdict) -> str:
         f"{time.ties:,} rows lie within 1 % of a tie. Expected calibration error: "
         f"{wording.percent(time.calibration_error)}. Left out of the dataset: {_counts(evaluation.dropped)}.",
         "## Each class",
-        _table(
+        table(
             ("class", "rows", "precision", "recall", "F1"),
             [
                 (
@@ -77,7 +77,7 @@ def evaluation_page(evaluation: Evaluation, verdict: Verdict) -> str:
             ],
         ),
         "## Each link and data type",
-        _table(
+        table(
             ("link", "data type", "rows", "accuracy", "mean regret"),
             [
                 (
@@ -95,7 +95,7 @@ def evaluation_page(evaluation: Evaluation, verdict: Verdict) -> str:
 
 
 def _gate(verdict: Verdict) -> str:
-    return _table(
+    return table(
         ("line", "threshold", "value", "95 % interval", "verdict", "why"),
         [
             (
@@ -113,7 +113,7 @@ def _gate(verdict: Verdict) -> str:
 
 def _ladder(evaluation: Evaluation) -> str:
     by_chance = evaluation.random
-    return _table(
+    return table(
         (
             "selector",
             "accuracy, time split",
@@ -162,6 +162,7 @@ def _counts(dropped: dict[str, int]) -> str:
     return ", ".join(f"{rows:,} rows ({reason})" for reason, rows in dropped.items()) or "nothing"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)

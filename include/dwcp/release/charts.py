@@ -40,7 +40,7 @@ _STYLE = {
 
 def confusion(scores: SplitScores) -> str:
     """Truth against prediction: the share of each truth, and its count."""
-    figure, axes = _figure(4.6, 3.6)
+    figure, axes = new_figure(4.6, 3.6)
     rows = [max(1, sum(row)) for row in scores.confusion]
     cells = [
         [
@@ -49,15 +49,15 @@ def confusion(scores: SplitScores) -> str:
         ]
         for n, row in enumerate(scores.confusion)
     ]
-    _grid(axes, cells, CANDIDATES, CANDIDATES)
+    grid(axes, cells, CANDIDATES, CANDIDATES)
     axes.set_xlabel("the model's choice")
     axes.set_ylabel("the oracle's choice")
-    return _svg(figure, "Confusion: the oracle's choice against the model's")
+    return as_svg(figure, "Confusion: the oracle's choice against the model's")
 
 
 def calibration(scores: SplitScores) -> str:
     """How often the model is right, against how sure it is. A dot's area grows with its rows."""
-    figure, axes = _figure(4.6, 3.6)
+    figure, axes = new_figure(4.6, 3.6)
     axes.plot([0.3, 1], [0.3, 1], color=INK, alpha=0.4, linewidth=1, linestyle="--")
     bins = scores.calibration
     most = max((part.rows for part in bins), default=1)
@@ -71,12 +71,12 @@ def calibration(scores: SplitScores) -> str:
         linewidths=0,
     )
     axes.set(xlim=(0.3, 1.03), ylim=(0, 1.05), xlabel="confidence", ylabel="share that is right")
-    return _svg(figure, "Calibration: share that is right against confidence")
+    return as_svg(figure, "Calibration: share that is right against confidence")
 
 
 def regret(scores: SplitScores) -> str:
     """Mean regret of the model by link and data type, with the rows behind it."""
-    figure, axes = _figure(10.4, 2.7)
+    figure, axes = new_figure(10.4, 2.7)
     found = {(part.link_type, part.data_type): part for part in scores.slices}
     cells = []
     for link in LINK_TYPES:
@@ -89,14 +89,14 @@ def regret(scores: SplitScores) -> str:
             value = part.mean_regret.estimate
             row.append((min(1.0, value / REGRET_AT_FULL_COLOUR), f"{percent(value)}\n{part.rows:,} rows", RED))
         cells.append(row)
-    _grid(axes, cells, [kind.replace("_", " ") for kind in DATA_TYPES], LINK_TYPES)
-    return _svg(figure, "Mean regret by link and data type")
+    grid(axes, cells, [kind.replace("_", " ") for kind in DATA_TYPES], LINK_TYPES)
+    return as_svg(figure, "Mean regret by link and data type")
 
 
 def importance(parts: Sequence[Importance]) -> str:
     """The features whose shuffling costs most accuracy, in points."""
     shown = sorted(parts, key=lambda part: part.accuracy_lost, reverse=True)[:SHOWN_FEATURES][::-1]
-    figure, axes = _figure(10.4, 0.9 + 0.3 * max(1, len(shown)))
+    figure, axes = new_figure(10.4, 0.9 + 0.3 * max(1, len(shown)))
     axes.barh([part.name for part in shown], [100 * part.accuracy_lost for part in shown], color=BLUE, height=0.65)
     for number, part in enumerate(shown):
         axes.text(
@@ -105,16 +105,17 @@ def importance(parts: Sequence[Importance]) -> str:
     axes.set_xlabel("points of accuracy lost when the feature is shuffled")
     axes.tick_params(axis="y", length=0)
     axes.margins(x=0.08)
-    return _svg(figure, "Feature importance")
+    return as_svg(figure, "Feature importance")
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of that many inches, in the pages' style, with one plot."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots()
 
 
-def _grid(
+def grid(
     axes: Axes, cells: Sequence[Sequence[tuple[float, str, str]]], columns: Sequence[str], rows: Sequence[str]
 ) -> None:
     """Cells of (share of full colour, text, colour), first row on top."""
@@ -132,7 +133,8 @@ def _grid(
         spine.set_visible(False)
 
 
-def _svg(figure: Figure, title: str) -> str:
+def as_svg(figure: Figure, title: str) -> str:
+    """The figure as an SVG element that scales with the page and takes its colour; titles on a page must differ."""
     buffer = io.StringIO()
     with mpl.rc_context(_STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Title": title})
