@@ -15,27 +15,53 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PAGE = 4_096
 _MOST_BYTES = 64 << 20
-KINDS = ("records", "arrays", "text", "cache", "sparse", "allocator")
+_LEAST_WORK_BYTES = 3 << 20
+"""A small snapshot is a stretch of so large a working set: a smaller one would hide in what Python holds already.
+Not so the kinds in ``_BLOCKS``, which work in a few blocks that have mappings of their own."""
+_TRIES = 6
+_BLOCKS = ("arrays", "sparse", "frames", "columns")
+KINDS = (
+    "records",
+    "arrays",
+    "text",
+    "cache",
+    "sparse",
+    "allocator",
+    "table",
+    "frames",
+    "hash_map",
+    "documents",
+    "columns",
+    "tree",
+)
 
 
 def snapshots(kind: str, seed: int, size: int, dirty: float, versions: int) -> Iterator[bytes]:
     """``versions`` snapshots of ``size`` bytes of a working child process. Raises ``RuntimeError`` if it dies."""
     from dwcp.fleet import corpus
 
+    content = "text" if kind == "text" else "source"
     with tempfile.NamedTemporaryFile() as material:
-        material.write(corpus.take("text" if kind == "text" else "source", size + (1 << 20), random.Random(seed)))  # noqa: S311
+        much = max(size, _LEAST_WORK_BYTES) + (1 << 20)
+        material.write(corpus.take(content, much, random.Random(seed)))  # noqa: S311
         material.flush()
         command = [sys.executable, "-m", "dwcp.fleet.memory", kind, str(seed), str(size), str(dirty), material.name]
         yield from _converse(command, size, versions)
 
 
 def _converse(command: list[str], size: int, versions: int) -> Iterator[bytes]:
-    # One thread: the stacks of more are address space that nothing was ever written to.
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    # One thread: the stacks of more are address space that nothing was ever written to. Large blocks in mappings of
+    # their own: so the work's are told from those that looking needs.
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **threads, "MALLOC_MMAP_THRESHOLD_": "16384"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - Popen was given both pipes
         try:
@@ -129,6 +155,88 @@ def work(kind: str, rng: random.Random, size: int, dirty: float, material: bytes
                 row["balance"], row["name"] = rng.random(), f"user-{rng.randrange(10**6)}"
 
         return update
+    if kind == "table":
+        import sqlite3
+
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, value REAL, note BLOB)")
+        connection.execute("CREATE INDEX t_name ON t (name)")
+        count = max(10, size // 400)
+        insert = "INSERT OR REPLACE INTO t VALUES (?, ?, ?, ?)"
+
+        def line(number: int) -> tuple[object, ...]:
+            return number, f"item-{rng.randrange(10**6)}", rng.random(), excerpt(400)
+
+        connection.executemany(insert, map(line, range(count)))
+
+        def write() -> None:
+            changed = (line(rng.randrange(count)) for _ in range(max(1, int(count * dirty))))
+            connection.executemany(insert, list(changed))
+
+        return write
+    if kind == "frames":
+        width = max(64, int((size / 12) ** 0.5))
+        picture = np.add.outer(np.arange(width), np.arange(width)).astype(np.uint8)
+        buffers = np.repeat(picture[None], max(1, size // picture.size), axis=0)
+
+        def render() -> None:
+            for _ in range(max(1, int(len(buffers) * dirty))):
+                top, height = rng.randrange(width), max(1, width // 3)
+                buffers[rng.randrange(len(buffers)), top : top + height] += noise.integers(0, 9, width, np.uint8)
+
+        return render
+    if kind == "hash_map":
+        counts = dict.fromkeys((rng.getrandbits(40) for _ in range(max(10, size // 110))), 0)
+        keys = list(counts)
+
+        def count_up() -> None:
+            for _ in range(max(1, int(len(keys) * dirty))):
+                counts[keys[rng.randrange(len(keys))]] += rng.getrandbits(30)
+
+        return count_up
+    if kind == "documents":
+        lines = material[: size // 3].decode("utf-8", "replace").splitlines()
+        index: dict[str, list[int]] = {}
+        for number, text in enumerate(lines):
+            for word in text.split():
+                index.setdefault(word, []).append(number)
+        terms = list(index) or [""]
+
+        def reindex() -> None:
+            for _ in range(max(1, int(len(lines) * dirty))):
+                number = rng.randrange(max(1, len(lines)))
+                lines[number : number + 1] = [f"{lines[number]} {rng.choice(terms)}" if lines else ""]
+                index.setdefault(rng.choice(terms), []).append(number)
+
+        return reindex
+    if kind == "columns":
+        count = max(64, size // 24)
+        table = {
+            "key": noise.integers(0, 1_000, count),
+            "price": np.round(noise.lognormal(3, 1, count), 2),
+            "at": 1_700_000_000_000 + np.cumsum(noise.integers(0, 50, count)),
+        }
+
+        def revalue() -> None:
+            chosen = slice(at := rng.randrange(count), at + max(1, int(count * dirty)))
+            table["price"][chosen] = np.round(table["price"][chosen] * 1.01, 2)
+            table["key"][noise.integers(0, count, max(1, int(count * dirty / 50)))] += 1
+
+        return revalue
+    if kind == "tree":
+        root: list[object] = []
+        nodes = [root]
+        while len(nodes) < max(10, size // 160):
+            node: list[object] = [rng.random(), f"n{len(nodes)}"]
+            nodes[rng.randrange(len(nodes))].append(node)
+            nodes.append(node)
+
+        def rotate() -> None:
+            for _ in range(max(1, int(len(nodes) * dirty))):
+                node = nodes[rng.randrange(1, len(nodes))]
+                node[0], node[1] = rng.random(), f"m{rng.randrange(10**6)}"
+
+        return rotate
     raise ValueError(f"unknown kind of work {kind!r}: choose one of {', '.join(KINDS)}")
 
 
@@ -189,26 +297,44 @@ def look(memory: BinaryIO, regions: list[Region]) -> bytes:
     return b"".join(parts)
 
 
+def changes(memory: BinaryIO, regions: list[Region], step: Callable[[], None]) -> NDArray[np.float64]:
+    """Bytes that three steps change in each page of ``regions``; none in pages that change without a step."""
+    import numpy as np
+
+    def pages() -> NDArray[np.uint8]:
+        return np.frombuffer(look(memory, regions), np.uint8).reshape(-1, _PAGE)
+
+    first, last = pages(), pages()
+    still, found = (first == last).all(axis=1), np.zeros(len(last))
+    for _ in range(3):
+        step()
+        previous, last = last, pages()
+        found += np.count_nonzero(previous != last, axis=1)
+    return np.asarray(found * still)
+
+
 def main(kind: str, seed: int, size: int, dirty: float, material: Path) -> None:
     """Work and answer until standard input ends."""
-    import numpy as np  # loaded before the first look, so that it is no part of the work's memory
+    import numpy  # noqa: F401 - before the first look, so that it is no part of the work's memory
 
     rng = random.Random(seed)  # noqa: S311
     text, before = material.read_bytes(), resident()
-    step = work(kind, rng, size, dirty, text)
+    step = work(kind, rng, size if kind in _BLOCKS else max(size, _LEAST_WORK_BYTES), dirty, text)
     with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
         # Somewhere among what the work changes: not in what a heap once held, nor in what looking itself changes.
         regions = grown(before)
         for _ in range(3):  # what only the first steps touch is no working set
             step()
-        looks = [look(memory, regions), look(memory, regions)]
-        step()
-        looks.append(look(memory, regions))
-        first, second, third = (np.frombuffer(data, np.uint8).reshape(-1, _PAGE) for data in looks)
-        changed = np.count_nonzero(second != third, axis=1) * (first == second).all(axis=1)
-        target = rng.choices(range(len(changed)), changed.tolist())[0] * _PAGE if changed.any() else 0
-        start = max(0, min(target - rng.randrange(size) // _PAGE * _PAGE, sum(n for _, n in regions) - size))
-        chosen = window(regions, start, size)
+        changed = changes(memory, regions, step)
+        total = sum(length for _, length in regions)
+        for _ in range(_TRIES):
+            target = rng.choices(range(len(changed)), changed.tolist())[0] * _PAGE if changed.any() else 0
+            start = max(0, min(target - rng.randrange(size) // _PAGE * _PAGE, total - size))
+            chosen = window(regions, start, size)
+            seen = look(memory, chosen)
+            step()
+            if look(memory, chosen) != seen:  # the stretch is in use still
+                break
         for _ in sys.stdin.buffer:
             step()
             sys.stdout.buffer.write(look(memory, chosen).ljust(size, b"\0"))
