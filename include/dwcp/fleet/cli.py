@@ -124,5 +124,31 @@ def run_command(
     typer.echo(f"mix {done.mix_digest}, library {done.library_sha256[:16]}")
 
 
+@app.command("reality")
+def reality_command(
+    payloads: Annotated[int, typer.Option(min=2, help="how many to transfer, two versions of each object")] = 200,
+    most_bytes: Annotated[int, typer.Option(min=1, help="of an object, about")] = 2_000_000,
+    repeats: Annotated[int, typer.Option(min=1, help="transfers of each payload by each algorithm")] = 2,
+    runs: Annotated[int, typer.Option(min=1, help="runs of each engine for the prediction")] = 5,
+    way: Annotated[str | None, typer.Option(help="namespaces or relay; default: what the machine allows")] = None,
+    fresh: Annotated[bool, typer.Option(help="open new TCP connections for every transfer")] = False,
+    congestion: Annotated[str, typer.Option(help="TCP's congestion control")] = "cubic",
+    mix_file: MixFile = DEFAULT_MIX,
+) -> None:
+    """Transfer real payloads over emulated links and hold the oracle's cost formula against the clock."""
+    from dwcp.fleet import reality
+    from dwcp.fleet.link import LinkError
+    from dwcp.fleet.mix import MixError, load_mix
+    from dwcp.fleet.payloads import PayloadError
+
+    _show_progress()
+    try:
+        objects = reality.small_objects(load_mix(mix_file), payloads, most_bytes)
+        found = reality.check_reality(objects, repeats=repeats, runs=runs, way=way, fresh=fresh, congestion=congestion)
+    except (MixError, PayloadError, LinkError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    typer.echo(reality.render(found))
+
+
 if __name__ == "__main__":
     app()
