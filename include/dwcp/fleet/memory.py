@@ -15,19 +15,10 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from typing import BinaryIO
 
 _PAGE = 4_096
 _MOST_BYTES = 64 << 20
-_LEAST_WORK_BYTES = 3 << 20
-"""A small snapshot is a stretch of so large a working set: a smaller one would hide in what Python holds already.
-Not so the kinds in ``_BLOCKS``, which work in a few blocks that have mappings of their own."""
-_TRIES = 6
-_BLOCKS = ("arrays", "sparse", "frames", "columns")
 KINDS = (
     "records",
     "arrays",
@@ -48,20 +39,16 @@ def snapshots(kind: str, seed: int, size: int, dirty: float, versions: int) -> I
     """``versions`` snapshots of ``size`` bytes of a working child process. Raises ``RuntimeError`` if it dies."""
     from dwcp.fleet import corpus
 
-    content = "text" if kind == "text" else "source"
     with tempfile.NamedTemporaryFile() as material:
-        much = max(size, _LEAST_WORK_BYTES) + (1 << 20)
-        material.write(corpus.take(content, much, random.Random(seed)))  # noqa: S311
+        material.write(corpus.take("text" if kind == "text" else "source", size + (1 << 20), random.Random(seed)))  # noqa: S311
         material.flush()
         command = [sys.executable, "-m", "dwcp.fleet.memory", kind, str(seed), str(size), str(dirty), material.name]
         yield from _converse(command, size, versions)
 
 
 def _converse(command: list[str], size: int, versions: int) -> Iterator[bytes]:
-    # One thread: the stacks of more are address space that nothing was ever written to. Large blocks in mappings of
-    # their own: so the work's are told from those that looking needs.
-    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **threads, "MALLOC_MMAP_THRESHOLD_": "16384"}
+    # One thread: the stacks of more are address space that nothing was ever written to.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - Popen was given both pipes
         try:
@@ -297,44 +284,29 @@ def look(memory: BinaryIO, regions: list[Region]) -> bytes:
     return b"".join(parts)
 
 
-def changes(memory: BinaryIO, regions: list[Region], step: Callable[[], None]) -> NDArray[np.float64]:
-    """Bytes that three steps change in each page of ``regions``; none in pages that change without a step."""
-    import numpy as np
-
-    def pages() -> NDArray[np.uint8]:
-        return np.frombuffer(look(memory, regions), np.uint8).reshape(-1, _PAGE)
-
-    first, last = pages(), pages()
-    still, found = (first == last).all(axis=1), np.zeros(len(last))
-    for _ in range(3):
-        step()
-        previous, last = last, pages()
-        found += np.count_nonzero(previous != last, axis=1)
-    return np.asarray(found * still)
-
-
 def main(kind: str, seed: int, size: int, dirty: float, material: Path) -> None:
     """Work and answer until standard input ends."""
-    import numpy  # noqa: F401 - before the first look, so that it is no part of the work's memory
+    import numpy as np  # loaded before the first look, so that it is no part of the work's memory
 
     rng = random.Random(seed)  # noqa: S311
     text, before = material.read_bytes(), resident()
-    step = work(kind, rng, size if kind in _BLOCKS else max(size, _LEAST_WORK_BYTES), dirty, text)
+    step = work(kind, rng, size, dirty, text)
     with open("/proc/self/mem", "rb", buffering=0) as memory:  # noqa: PTH123
-        # Somewhere among what the work changes: not in what a heap once held, nor in what looking itself changes.
-        regions = grown(before)
         for _ in range(3):  # what only the first steps touch is no working set
             step()
-        changed = changes(memory, regions, step)
-        total = sum(length for _, length in regions)
-        for _ in range(_TRIES):
-            target = rng.choices(range(len(changed)), changed.tolist())[0] * _PAGE if changed.any() else 0
-            start = max(0, min(target - rng.randrange(size) // _PAGE * _PAGE, total - size))
-            chosen = window(regions, start, size)
-            seen = look(memory, chosen)
+        # Somewhere among what the work changes: not in what a heap once held, nor in what looking itself changes.
+        # Where the work found room in what was resident already, no region grew; then all of them are looked at.
+        for regions in (grown(before), grown({})):
+            looks = [look(memory, regions), look(memory, regions)]
             step()
-            if look(memory, chosen) != seen:  # the stretch is in use still
+            looks.append(look(memory, regions))
+            first, second, third = (np.frombuffer(data, np.uint8).reshape(-1, _PAGE) for data in looks)
+            changed = np.count_nonzero(second != third, axis=1) * (first == second).all(axis=1)
+            if changed.any():
                 break
+        target = rng.choices(range(len(changed)), changed.tolist())[0] * _PAGE if changed.any() else 0
+        start = max(0, min(target - rng.randrange(size) // _PAGE * _PAGE, sum(n for _, n in regions) - size))
+        chosen = window(regions, start, size)
         for _ in sys.stdin.buffer:
             step()
             sys.stdout.buffer.write(look(memory, chosen).ljust(size, b"\0"))
