@@ -49,7 +49,7 @@ def processes(mark: str) -> list[int]:
 
 
 def until(holds: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not holds() and time.monotonic() < deadline:
         time.sleep(0.05)
     return holds()
@@ -96,7 +96,7 @@ def test_the_commands_end_with_a_supervisor_that_was_killed(
 
 def test_one_command_that_ends_ends_them_all_and_its_output_is_kept(marked: dict[str, str], tmp_path: Path):
     running = started({"steady": STEADY, "brief": ("sh", "-c", "echo no room; exit 3")}, marked, tmp_path)
-    assert running.wait(timeout=60) == 0
+    assert running.wait(timeout=120) == 0
     assert processes(marked["DWCP_TEST_MARK"]) == []
     assert (tmp_path / "brief.log").read_text() == "no room\n"
     assert "brief ended (3)" in (tmp_path / "supervisor.log").read_text()
@@ -105,7 +105,7 @@ def test_one_command_that_ends_ends_them_all_and_its_output_is_kept(marked: dict
 
 def test_a_command_that_cannot_start_leaves_none_behind(marked: dict[str, str], tmp_path: Path):
     running = started({"steady": STEADY, "absent": ("/no/such/program",)}, marked, tmp_path)
-    assert running.wait(timeout=60) != 0
+    assert running.wait(timeout=120) != 0
     assert until(lambda: processes(marked["DWCP_TEST_MARK"]) == [])
     assert "/no/such/program" in (tmp_path / "supervisor.log").read_text()
     supervisor.stop(running)
