@@ -17,6 +17,7 @@ ROOMS = {
     "oracle": 1,
     "rules": 1,
     "decision": 1,
+    "label_worth": 1,
     "features": 1,
     "warehouse": 1,
     "quality": 2,

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from dwcp.decision import Rule
 from dwcp.export.footprint import Footprint
 from dwcp.export.parity import Agreement, Parity
 from dwcp.release.evaluate import EXECUTED, MODEL, ClassScores, Comparison, Evaluation, Rung, SplitScores
@@ -80,6 +81,7 @@ def evaluation(**changed) -> Evaluation:
     """One whose every line passes, with some figures changed."""
     figures = {
         "rows": 5_000,
+        "ceiling": 0.99,
         "accuracy": narrow(0.99),
         "precision": narrow(0.98),
         "recall": narrow(0.98),
@@ -104,12 +106,15 @@ def evaluation(**changed) -> Evaluation:
         ClassScores("amst", 1_000, good, figures["recall"], good),
         ClassScores("none", 1_000, good, good, figures["f1"]),
     )
-    time = SplitScores("time", figures["rows"], 100, 50, 10, rungs, classes, ((1, 0, 0),) * 3, (), 0.01, ())
+    fallbacks = {"low_confidence": 4, "not_worth_it": 6}
+    time = SplitScores(
+        "time", figures["rows"], 100, 50, figures["ceiling"], fallbacks, rungs, classes, ((1, 0, 0),) * 3, (), 0.01, ()
+    )
     footprint = Footprint(0.05, 0.1, figures["p99_ms"], 0.3, 40.0, figures["memory_bytes"], 5_000)
     parity = Parity((Agreement("held-out rows", 5_000, 2e-7, 0, 0, figures["label_differences"]),))
     return Evaluation(
-        "v1", "d" * 64, figures["size_bytes"], "f" * 16, "seed_3_1", 0.6, {}, time, None, figures["champion"], parity,
-        (), footprint,
+        "v1", "d" * 64, figures["size_bytes"], "f" * 16, "seed_3_1", Rule(), {}, time, None, figures["champion"],
+        parity, (), footprint,
     )  # fmt: skip
 
 
@@ -204,5 +209,13 @@ def test_verdict_survives_json():
 
 
 def test_thresholds_come_from_settings():
-    assert judge(evaluation(), Settings(gate_accuracy=0.995)).status is FAIL
+    assert judge(evaluation(ceiling=None), Settings(gate_accuracy=0.995)).status is FAIL
     assert judge(evaluation(rows=60), Settings(gate_min_rows=50)).status is PASS
+
+
+@pytest.mark.parametrize("accuracy", [narrow(0.99), narrow(0.9)])
+def test_labels_worth_less_than_the_threshold_tell_nothing(accuracy):
+    verdict = judge(evaluation(accuracy=accuracy, ceiling=0.979), SETTINGS)
+    assert verdict.status is INCONCLUSIVE
+    assert "two measurements agree on 97.9% of such labels only" in verdict.reasons[0]
+    assert statuses(judge(evaluation(ceiling=None), SETTINGS))["strict accuracy"] is PASS

@@ -18,6 +18,7 @@ WELL = Measurement(
     clipped_rows=0,
     accuracy=0.98,
     accuracy_half_width=0.007,
+    label_ceiling=0.99,
     mean_regret=0.001,
     throughput_mbps=198.0,
     psi={"rtt_ms": 0.02, "entropy": 0.1},
@@ -128,3 +129,11 @@ def test_the_table_names_settings_that_exist_and_sections_of_the_seed():
 def test_the_runbook_shows_the_table_as_it_is():
     runbook = Path(__file__).parents[2] / "docs" / "compression_selector_ops.md"
     assert policy_table() in runbook.read_text()
+
+
+def test_labels_that_do_not_repeat_roll_nothing_back():
+    """Nine labels of ten repeat: a perfect model would score 90 %, and 88 % says nothing."""
+    assert decided(accuracy=0.88).action == "rollback"
+    noisy = decided(accuracy=0.88, label_ceiling=0.9)
+    assert noisy.action == "retrain"
+    assert any("cannot be judged: such labels repeat in 90.0%" in reason for reason in noisy.reasons)

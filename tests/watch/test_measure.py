@@ -28,7 +28,7 @@ def put(table: pa.Table, name: str, values: object) -> pa.Table:
 
 
 def measured(table: pa.Table, **changes: object):
-    given = {"regions": REGIONS, "window": DAY, "training_profile": PROFILE}
+    given = {"regions": REGIONS, "window": DAY, "training_profile": PROFILE, "label_ceilings": {1: 0.9, 5: 0.99}}
     return measure(table, "v1", **{**given, **changes})
 
 
@@ -103,7 +103,7 @@ def test_the_interval_is_that_of_a_share():
 def test_only_the_version_its_regions_and_the_window_count():
     table = field()
     all_rows = measured(table).rows
-    assert measure(table, "v2", regions=REGIONS, window=DAY, training_profile=PROFILE).rows == 0
+    assert measure(table, "v2", regions=REGIONS, window=DAY, training_profile=PROFILE, label_ceilings={}).rows == 0
     parts = [measured(table, regions=[region]).rows for region in REGIONS]
     assert sum(parts) == all_rows == 2_000
     noon = START.replace(hour=12)
@@ -147,3 +147,10 @@ def test_it_reads_no_column_but_those_it_names():
 )
 def test_kish(weights: list[float], expected: float):
     assert effective_rows(np.array(weights, np.float64)) == pytest.approx(expected)
+
+
+def test_what_labels_are_worth_follows_from_their_runs():
+    table = field(400, fully_measured=1.0)
+    runs = [5] * 300 + [2] * 100
+    assert measured(put(table, "measured_runs", runs)).label_ceiling == pytest.approx(0.99 * 0.75 + 0.9 * 0.25)
+    assert measured(table, label_ceilings={}).label_ceiling is None

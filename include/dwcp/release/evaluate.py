@@ -21,6 +21,7 @@ from dwcp.export.footprint import Footprint, measure_footprint
 from dwcp.export.onnx_graph import build_onnx
 from dwcp.export.parity import Parity, check_parity
 from dwcp.export.runtime import OnnxModel
+from dwcp.label_worth import ceiling_of
 from dwcp.release import metrics
 from dwcp.release.baselines import baseline_choices, inputs_of
 from dwcp.release.intervals import LEVEL, Interval, Ratio, bootstrap
@@ -79,13 +80,15 @@ class Slice:
 class SplitScores:
     """All that is known of one split's test rows. ``confusion`` counts (truth, prediction) over CANDIDATES.
 
-    ``fallbacks`` counts the rows where zstd ran, by reason.
+    ``fallbacks`` counts the rows where zstd ran, by reason; ``label_ceiling`` is what the labels allow, see
+    ``dwcp.label_worth``.
     """
 
     name: str
     rows: int
     objects: int
     ties: int
+    label_ceiling: float | None
     fallbacks: dict[str, int]
     ladder: tuple[Rung, ...]
     classes: tuple[ClassScores, ...]
@@ -271,6 +274,7 @@ def _score(
         name=name,
         rows=test.rows,
         objects=len(np.unique(codes)),
+        label_ceiling=ceiling_of(test.measured_runs, settings.gate_label_ceilings),
         ties=int(np.count_nonzero(~metrics.outside_ties(costs))),
         fallbacks={
             reason: int(np.count_nonzero(choice.decisions.reason == reason))

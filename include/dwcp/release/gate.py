@@ -100,9 +100,14 @@ def _absolute(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
     asked, run = evaluation.time.rung(MODEL), evaluation.time.rung(EXECUTED)
     width = settings.gate_accuracy_half_width
     few = settings.gate_min_rows
-    yield _judged(
+    line = _judged(
         "strict accuracy", "seed §8.1", "share", asked.accuracy, settings.gate_accuracy, rows, few, width, strict=True
     )
+    ceiling = evaluation.time.label_ceiling
+    if ceiling is not None and ceiling < settings.gate_accuracy:
+        reason = f"two measurements agree on {ceiling:.1%} of such labels only: no model could be seen to reach it"
+        line = replace(line, status=Status.INCONCLUSIVE, reason=reason)
+    yield line
     # The seed names HDE alone; a model that fails one of the other choices harms as much.
     for scores in evaluation.time.classes:
         for measure, interval, threshold in (

@@ -47,6 +47,7 @@ class Dataset:
     data_type: NDArray[np.str_]
     region: NDArray[np.str_]
     size_bytes: NDArray[np.int64]
+    measured_runs: NDArray[np.int64]
     split: NDArray[np.int8]
     feature_names: tuple[str, ...]
     dropped: dict[str, int]
@@ -145,6 +146,7 @@ def build_dataset(table: pa.Table) -> Dataset:
         timestamp_ns=rows["timestamp_ns"].to_numpy(),
         object_version=rows["object_version"].to_numpy(),
         size_bytes=rows["data_size_bytes"].to_numpy(),
+        measured_runs=rows["measured_runs"].to_numpy(),
         split=np.full(rows.num_rows, TRAIN, np.int8),
         feature_names=tuple(feature.name for feature in FEATURES),
         dropped={"not fully measured": int((~labelled).sum())},

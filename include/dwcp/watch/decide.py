@@ -126,7 +126,11 @@ def decide(m: Measurement, released: Released, settings: Settings) -> Decision:
     for rule in POLICY:
         limit = float(getattr(settings, rule.setting))
         value = rule.quantity(m, released)
-        if value is None:
+        ceiling = m.label_ceiling
+        if rule.setting == "watch_rollback_accuracy" and ceiling is not None and ceiling < limit:
+            # Labels that repeat less often than that would roll back a perfect model.
+            reasons.append((0, f"accuracy cannot be judged: such labels repeat in {ceiling:.1%} of transfers only"))
+        elif value is None:
             reasons.append((0, f"cannot tell whether {rule.condition} {limit:g}: no such value was recorded"))
         elif _COMPARE[rule.comparison](round(value, 9), limit):
             drifted = ", ".join(

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dwcp.contract import ALGORITHMS, CANDIDATES, FEATURES
+from dwcp.label_worth import ceiling_of
 from dwcp.units import throughput_mbps
 from dwcp.watch.drift import psi_of
 from dwcp.window import Window
@@ -35,7 +36,7 @@ _TIMES_MS = {
 }
 COLUMNS = (
     *("timestamp_ns", "region", "model_version", "rollout_arm", "predicted_compression", "optimal_compression"),
-    *("current_compression", "measurement_propensity", "data_size_bytes", "actual_transfer_time_ms"),
+    *("current_compression", "measurement_propensity", "measured_runs", "data_size_bytes", "actual_transfer_time_ms"),
     *(f"cost_{algorithm}_ms" for algorithm in ALGORITHMS),
     *(name for names in _TIMES_MS.values() for name in names),
     *(feature.column for feature in FEATURES),
@@ -49,7 +50,8 @@ class Measurement:
 
     ``rows``: transfers that the version predicted; ``measured_rows``: fully measured ones with a prediction;
     ``executed_rows``: those of them in which the model acted; ``effective_*``: Kish's effective sample sizes.
-    ``accuracy_half_width``: of the 95 % interval. ``mean_regret``: share of the oracle's cost.
+    ``accuracy_half_width``: of the 95 % interval. ``label_ceiling``: what the labels allow, see
+    ``dwcp.label_worth``. ``mean_regret``: share of the oracle's cost.
     """
 
     rows: int
@@ -60,6 +62,7 @@ class Measurement:
     clipped_rows: int
     accuracy: float | None
     accuracy_half_width: float | None
+    label_ceiling: float | None
     mean_regret: float | None
     throughput_mbps: float | None
     psi: Mapping[str, float]
@@ -70,7 +73,13 @@ class Measurement:
 
 
 def measure(
-    log: pa.Table, version: str, *, regions: Sequence[str], window: Window, training_profile: Mapping[str, object]
+    log: pa.Table,
+    version: str,
+    *,
+    regions: Sequence[str],
+    window: Window,
+    training_profile: Mapping[str, object],
+    label_ceilings: Mapping[int, float],
 ) -> Measurement:
     """Measure ``version`` on ``log``, a table with at least ``COLUMNS``; rows outside window or regions are ignored.
 
@@ -95,6 +104,7 @@ def measure(
         clipped_rows=int((1 / _floats(measured, "measurement_propensity") > MAX_WEIGHT).sum()),
         accuracy=accuracy,
         accuracy_half_width=half_width,
+        label_ceiling=ceiling_of(_floats(measured, "measured_runs"), label_ceilings),
         mean_regret=_mean_regret(executed, executed_weights),
         throughput_mbps=_throughput(executed, executed_weights),
         psi=psi_of(training_profile, _features(rows), [feature.name for feature in FEATURES]),

@@ -111,7 +111,14 @@ def _observe_one(
         reason = "the rows of this window have led to a rollback already: they are no evidence a second time"
         return _store(settings, window, version, regions, None, Decision("none", (reason,)))
     usable = Window.parse(start.isoformat(), window.end.isoformat())
-    found = measure(log, version, regions=regions, window=usable, training_profile=model.training_profile)
+    found = measure(
+        log,
+        version,
+        regions=regions,
+        window=usable,
+        training_profile=model.training_profile,
+        label_ceilings=settings.gate_label_ceilings,
+    )
     decision = decide(found, Released(model.accuracy, model.throughput_mbps), settings)
     _log.info("%s in %s: %s (%s)", version, ", ".join(regions), decision.action, "; ".join(decision.reasons))
     return _store(settings, usable, version, regions, found, decision)
