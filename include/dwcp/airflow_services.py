@@ -91,7 +91,9 @@ class AirflowSite:
         # Tasks call the web server on loopback: never through a proxy.
         bypass = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), "127.0.0.1,localhost"]))
         chosen = self.settings.model_dump(mode="json", include=self.settings.model_fields_set - BY_CONNECTION)
-        ours = {f"DWCP_{name.upper()}": str(value) for name, value in chosen.items() if value is not None}
+        # As pydantic-settings reads them back: text as it is, all else as JSON.
+        written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in chosen.items()}
+        ours = {f"DWCP_{name.upper()}": text for name, text in written.items() if chosen[name] is not None}
         cron = ours.get("DWCP_WEEKLY_CRON", "")
         return {
             **inherited,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg2
@@ -50,6 +51,17 @@ def test_the_site_listens_on_loopback_and_runs_by_hand_unless_scheduled(
     assert scheduled["DWCP_WEEKLY_CRON"] == "0 4 * * 2"
     assert scheduled["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] == "True"
     assert scheduled["DWCP_GATE_ACCURACY"] == "0.5"
+
+
+def test_every_setting_that_was_chosen_reaches_the_tasks(site: AirflowSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"gate_label_ceilings": {5: 0.9}, "influx_bucket": "b", "gate_accuracy": 0.5, "source": "influxdb"}
+    settings = site.settings.model_copy(update={**chosen, "max_clock_ahead": timedelta(minutes=3)})
+    for name, value in AirflowSite(settings, 8080, site.dsn, REPOSITORY).environment().items():
+        if name.startswith("DWCP_"):
+            monkeypatch.setenv(name, value)
+    seen = Settings()
+    assert {name: getattr(seen, name) for name in chosen} == chosen
+    assert seen.max_clock_ahead == timedelta(minutes=3)
 
 
 def test_secrets_are_made_once_and_private(site: AirflowSite) -> None:
