@@ -73,6 +73,25 @@ def evaluation(run_id: Annotated[str | None, typer.Argument(help="Default: the l
     typer.echo(evaluation_markdown(local_settings(), run_id), nl=False)
 
 
+@app.command(rich_help_panel=WEEKLY)
+def ladder(
+    run_id: Annotated[str | None, typer.Argument(help="Default: the last run.")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Rows as dwcp export writes them, instead of a run's.")] = None,
+    ceilings: Annotated[
+        Path | None, typer.Option(help="JSON with labels' repeatability: a library's manifest.")
+    ] = None,
+    to: Annotated[Path, typer.Option(help="The Markdown page.")] = Path("docs/compression_selector_eval.md"),
+) -> None:
+    """Judge every selector from the majority class to the product on a run's rows; write the evaluation's pages."""
+    from dwcp.pipeline.ladder import run_ladder
+    from dwcp.pipeline.site import local_settings
+
+    logging.getLogger("dwcp").setLevel(logging.INFO)
+    settings = Settings() if rows else local_settings()
+    written = run_ladder(settings, run_id=run_id, rows=rows, ceilings=ceilings, to=to)
+    typer.echo(f"{written.markdown}\n{written.page}\n{written.figures}")
+
+
 @app.command(rich_help_panel=DATA)
 def backfill(
     start: Start,

@@ -28,7 +28,7 @@ COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 def render_summary(settings: Settings, run_id: str | None = None) -> RenderableType:
     """The last weekly run that reached the gate, or the one named. Raises ``ValueError`` if there is none."""
-    model = _model_of(settings, run_id)
+    model = registered_model(settings, run_id)
     week = Window.parse(*model.metrics["week"])  # type: ignore[misc]
     return Group(
         Text(f"\nDWCP weekly run {model.run_id}", style="bold"),
@@ -46,7 +46,7 @@ def evaluation_markdown(settings: Settings, run_id: str | None = None) -> str:
     from dwcp.release.evaluate import Evaluation
     from dwcp.release.gate import Verdict
 
-    model = _model_of(settings, run_id)
+    model = registered_model(settings, run_id)
     evaluation = Evaluation.from_json(Store(settings.store_dir).get(model.artifacts["evaluation.json"]))
     page = evaluation_page(evaluation, Verdict.from_json(json.dumps(model.metrics["gate"])))
     # Times in it are those of this machine: the evaluation's own process ran here.
@@ -76,7 +76,8 @@ def render_models(settings: Settings) -> RenderableType:
     return table
 
 
-def _model_of(settings: Settings, run_id: str | None) -> RegisteredVersion:
+def registered_model(settings: Settings, run_id: str | None) -> RegisteredVersion:
+    """The last registered model, or the one of ``run_id``. Raises ``ValueError`` if there is none."""
     from dwcp.release.registry import list_versions
 
     found = [model for model in list_versions(settings) if run_id in (None, model.run_id)]

@@ -198,11 +198,13 @@ def evaluate_model(
     """Judge the exported artifact with onnxruntime, beside its baselines and the serving champion; write the page."""
     from dwcp.release.evaluate import evaluate
     from dwcp.release.gate import judge
+    from dwcp.release.ladder.looks import record_look
     from dwcp.release.report import render
     from dwcp.training.ensemble import Ensemble
 
     store = _store(settings)
     data = _dataset(settings, dataset)
+    record_look(settings, dataset["data"][7:71], f"weekly run {run_id}")
     evaluation = evaluate(
         store.get(exported["onnx"]),
         _split(data, "time", settings),

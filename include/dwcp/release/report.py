@@ -11,6 +11,8 @@ from dwcp.release.evaluate import EXECUTED, MODEL, Evaluation
 from dwcp.release.gate import Verdict
 
 _TEMPLATE = Path(__file__).with_name("report.html.j2")
+STYLE = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+"""How this room's pages look, in light and dark."""
 
 
 def render(evaluation: Evaluation, verdict: Verdict) -> bytes:
@@ -27,6 +29,7 @@ def render(evaluation: Evaluation, verdict: Verdict) -> bytes:
         executed_name=EXECUTED,
         by_chance=by_chance,
         wording=wording,
+        style=STYLE,
         plots={
             "confusion": charts.confusion(evaluation.time),
             "calibration": charts.calibration(evaluation.time),

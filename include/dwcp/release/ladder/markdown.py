@@ -18,9 +18,9 @@ def ladder_markdown(ladder: Ladder) -> str:
         "## The ladder",
         f"{ladder.rows:,} fully measured transfers of {ladder.objects:,} objects, {ladder.first_day} to "
         f"{ladder.last_day}, labelled by `{ladder.oracle}`. Every rung learns from the same training rows and is "
-        "judged on the same test rows of its split, by the reference that exports are held against. Intervals are 95 %, "
-        "by bootstrap over objects. Regret is cost beyond the oracle's, as a share of it; gain is throughput over always "
-        "zstd, *paid* after charging what looking at the payload cost before the choice "
+        "judged on the same test rows of its split, by the reference that exports are held against. Intervals are "
+        "95 %, by bootstrap over objects. Regret is cost beyond the oracle's, as a share of it; gain is throughput "
+        "over always zstd, *paid* after charging what looking at the payload cost before the choice "
         f"({percent(time.look_share)} of the oracle's time). {looks_sentence(ladder)}",
         *(part for split in ladder.splits for part in _split(split)),
         "## Slices",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dwcp.contract import DATA_TYPES, LINK_TYPES
+from dwcp.contract import CANDIDATES, DATA_TYPES, LINK_TYPES
 from dwcp.release.charts import BLUE, INK, RED, as_svg, grid, new_figure
 from dwcp.release.intervals import Interval
-from dwcp.release.ladder.found import Calibration, Ladder, ModelSize, Point, SplitFound
+from dwcp.release.ladder.found import Calibration, Ladder, ModelSize, Point, SplitFound, Worth
 from dwcp.release.ladder.score import GAP, LINK_TYPE
 from dwcp.release.wording import percent
 
@@ -23,8 +24,9 @@ GRAY = "#8a94a0"
 COLOURS = {"time": BLUE, "random": AMBER, "unseen objects": GREEN}
 GOAL_ACCURACY = 0.98
 GOAL_REGRET = 0.001
-_ACCURACY_TICKS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
-_LEAST_REGRET = 1e-5
+_ACCURACY_TICKS = (0.3, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+_LEAST_REGRET = 1e-4
+"""Where the scale of regrets ends; what is lower, or negative as zstd beat every candidate, is drawn there."""
 _MOST_LOSS = 0.05
 
 
@@ -57,38 +59,42 @@ def regrets(ladder: Ladder) -> str:
     _intervals(axes, values, np.arange(len(rungs)), BLUE, "time")
     axes.axvline(GOAL_REGRET, color=RED, linewidth=1, linestyle="--", zorder=0)
     most = max((value.upper or value.estimate or 1.0) for value in values)
-    axes.set(xscale="log", xlim=(most * 2, 1e-4), ylim=(len(rungs) - 0.4, -0.6))
+    axes.set(xscale="log", xlim=(most * 2, 0.9 * _LEAST_REGRET), ylim=(len(rungs) - 0.4, -0.6))
     ticks = [tick for tick in (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001) if tick <= most * 2]
     axes.set_xticks(ticks, [percent(tick, 2 if tick < 0.001 else 1 if tick < 0.01 else 0) for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.set_yticks(range(len(rungs)), [rung.name for rung in rungs])
     axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("mean cost beyond the oracle's, time split (right is better); red: the gate's 0.1 %")
+    axes.set_xlabel(
+        "mean cost beyond the oracle's, time split (right is better; at the edge: that or less); red: the gate's 0.1 %"
+    )
     return as_svg(figure, "Mean regret of every rung")
 
 
-def gains(split: SplitFound) -> str:
-    """What the product gains over always-zstd by link and data type, looking paid, with the interval's lower end."""
+def gains(split: SplitFound, *, paid: bool) -> str:
+    """What the product gains over always-zstd by link and data type, with the interval's lower end."""
     cells = []
     found = {part.name: part for part in split.slices if part.by == LINK_TYPE}
     for link in LINK_TYPES:
         row = []
         for kind in DATA_TYPES:
             part = found.get(f"{link} {kind}")
-            gain = None if part is None else part.gain_paid
-            if part is None or gain is None or gain.estimate is None:
+            gain = Interval(None) if part is None else part.gain_paid if paid else part.gain_over_zstd
+            if part is None or gain.estimate is None:
                 row.append((0.0, "no rows", GRAY))
-                continue
-            lower = gain.estimate if gain.lower is None else gain.lower
-            upper = gain.estimate if gain.upper is None else gain.upper
-            colour = GREEN if lower > 0 else RED if upper < 0 else AMBER
-            text = f"{100 * gain.estimate:+,.0f} %\n≥ {100 * lower:+,.0f} %\n{part.rows:,} rows"
-            row.append((min(1.0, 0.25 + abs(lower)), text, colour))
+            elif gain.lower is None or gain.upper is None:
+                row.append((0.3, f"{100 * gain.estimate:+,.0f} %\n{part.objects} objects", GRAY))
+            else:
+                colour = GREEN if gain.lower > 0 else RED if gain.upper < 0 else AMBER
+                text = f"{100 * gain.estimate:+,.0f} %\nfrom {100 * gain.lower:+,.0f} %\n{part.rows:,} rows"
+                row.append((min(1.0, 0.3 + abs(gain.estimate)), text, colour))
         cells.append(row)
     figure, axes = new_figure(10.4, 3.2)
     grid(axes, cells, [kind.replace("_", " ") for kind in DATA_TYPES], LINK_TYPES)
-    return as_svg(figure, f"Gain over zstd by link and data type, {split.name} split")
+    return as_svg(
+        figure, f"Gain over zstd by link and data type, {'looking paid' if paid else 'before looking is paid'}"
+    )
 
 
 def accuracy_grid(split: SplitFound) -> str:
@@ -124,7 +130,7 @@ def by_gap(ladder: Ladder) -> str:
     axes.set_xticks(range(len(parts)), labels, fontsize=9)
     axes.set(ylim=(0, 1.04))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("runner-up's cost beyond the best's; share of the time split's rows")
+    axes.set_xlabel("gap to the runner-up; share of the time split")
     axes.set_ylabel("strict accuracy")
     axes.legend(loc="lower right", frameon=False, labelcolor=INK)
     return as_svg(figure, "Accuracy by gap to the runner-up")
@@ -155,7 +161,7 @@ def reliability(found: Calibration) -> str:
         )
     axes.set(xlim=(0.3, 1.03), ylim=(0, 1.05), xlabel="confidence (a dot's area grows with its rows)")
     axes.set_ylabel("share that is right")
-    axes.legend(loc="upper left", frameon=False, labelcolor=INK, fontsize=9)
+    axes.legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=9)
     return as_svg(figure, "Calibration before and after temperature scaling")
 
 
@@ -170,6 +176,26 @@ def learning(points: Sequence[Point]) -> str:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.1%}")
     axes.set_ylabel("strict accuracy, time split")
     return as_svg(figure, "Learning curve")
+
+
+def oracles(worth: Worth) -> str:
+    """How often each candidate is best under each definition of the oracle."""
+    figure, axes = new_figure(5.0, 0.9 + 0.8 * len(worth.definitions))
+    for number, one in enumerate(worth.definitions):
+        left = 0.0
+        for name, colour in zip(CANDIDATES, (BLUE, GREEN, GRAY), strict=True):
+            share = one.mix[name]
+            axes.barh(number, share, left=left, color=colour, height=0.55, label=name if number == 0 else None)
+            axes.text(left + share / 2, number, f"{share:.0%}", ha="center", va="center", fontsize=10)
+            left += share
+        axes.text(1.01, number, f"agrees {one.agreement:.1%}", va="center", fontsize=9)
+    axes.set(xlim=(0, 1.3), ylim=(len(worth.definitions) - 0.4, -0.9))
+    axes.set_xticks([])
+    axes.set_yticks(range(len(worth.definitions)), [one.name for one in worth.definitions])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["bottom"].set_visible(False)
+    axes.legend(loc="upper left", ncols=3, frameon=False, labelcolor=INK, fontsize=9)
+    return as_svg(figure, "The best choice under each definition of the oracle")
 
 
 def model_sizes(sizes: Sequence[ModelSize]) -> str:
@@ -211,14 +237,14 @@ def model_sizes(sizes: Sequence[ModelSize]) -> str:
     return as_svg(figure, "Accuracy against latency for each size of model")
 
 
-def _intervals(axes: Axes, found: Sequence[Interval], places: object, colour: str, label: str) -> None:
+def _intervals(axes: Axes, found: Sequence[Interval], places: NDArray[Any], colour: str, label: str) -> None:
     """Dots with horizontal intervals."""
     middle, low, high = _whiskers(found)
     axes.hlines(places, low, high, color=colour, linewidth=1.6, alpha=0.6)
     axes.scatter(middle, places, s=24, color=colour, linewidths=0, label=label, zorder=3)
 
 
-def _vertical(axes: Axes, found: Sequence[Interval], places: object, colour: str, label: str) -> None:
+def _vertical(axes: Axes, found: Sequence[Interval], places: NDArray[Any], colour: str, label: str) -> None:
     """Dots with vertical intervals, joined."""
     middle, low, high = _whiskers(found)
     axes.vlines(places, low, high, color=colour, linewidth=1.6, alpha=0.6)
