@@ -44,8 +44,9 @@ _PINGS = 30
 _HEADER = struct.Struct("<BBiiQ")
 """Algorithm, streams, payload's number, base's number or -1, bytes of this stream's part."""
 _BULK = 255
-_REPLY = struct.Struct("<QI")
-"""When the payload was there (CLOCK_MONOTONIC, one for all processes of a machine), CRC-32 of it."""
+_REPLY = struct.Struct("<QQI")
+"""When decompression began and ended (CLOCK_MONOTONIC, one for all processes of a machine), the payload's CRC-32."""
+STAGES = ("compression", "transfer", "decompression")
 
 Floats = NDArray[np.float64]
 
@@ -65,14 +66,29 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one link gave. ``total_ms`` has shape (payloads, algorithms, repeats), in ``ALGORITHMS`` order."""
+    """What one link gave.
+
+    ``stage_ms`` has shape (payloads, algorithms, repeats, stages), in the orders of ``ALGORITHMS`` and ``STAGES``; the
+    transfer ends when its last byte was read.
+    """
 
     link: Link
     bandwidth_mbps: float
     rtt_ms: float
     loss: float
     congestion: str
-    total_ms: Floats
+    stage_ms: Floats
+
+    @property
+    def total_ms(self) -> Floats:
+        """From before compression to after decompression, shape (payloads, algorithms, repeats)."""
+        return np.asarray(self.stage_ms.sum(axis=3))
+
+    @property
+    def best_stage_ms(self) -> Floats:
+        """The stages of each transfer's fastest repeat, shape (payloads, algorithms, stages)."""
+        fastest = self.total_ms.argmin(axis=2)[:, :, None, None]
+        return np.asarray(np.take_along_axis(self.stage_ms, fastest, axis=2)[:, :, 0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,25 +169,33 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def predicted_ms(sent: Sequence[Sent], measured: Measured, definition: str = "seed_3_1") -> Floats:
-    """The oracle's costs on this link, shape (payloads, algorithms)."""
+def predicted_ms(sent: Sequence[Sent], measured: Measured) -> Floats:
+    """The oracle's costs (§3.1) on this link, shape (payloads, algorithms)."""
     rows = len(sent)
-
-    def table(pick: Callable[[Sent, str], float]) -> Floats:
-        return np.array([[pick(one, name) for name in ALGORITHMS] for one in sent], dtype=np.float64)
-
     return cost_ms(
-        definition,
-        compressed_bytes=table(lambda one, name: one.compressed_bytes[name]),
-        compression_ms=table(lambda one, name: one.compression_ms[name]),
-        decompression_ms=table(lambda one, name: one.decompression_ms[name]),
+        "seed_3_1",
+        compressed_bytes=_table(sent, lambda one, name: one.compressed_bytes[name]),
+        compression_ms=_table(sent, lambda one, name: one.compression_ms[name]),
+        decompression_ms=_table(sent, lambda one, name: one.decompression_ms[name]),
         # A bulk transfer's goodput already lacks what was sent twice.
         bandwidth_mbps=np.full(rows, measured.bandwidth_mbps / (1 - measured.loss)),
         packet_loss_rate=np.full(rows, measured.loss),
         cpu_usage=np.zeros(rows),
         rtt_ms=np.full(rows, measured.rtt_ms),
-        streams=table(lambda one, name: one.streams if name == "amst" else 1),
+        streams=_table(sent, lambda one, name: one.streams if name == "amst" else 1),
     )
+
+
+def _excess_ms(sent: Sequence[Sent], measured: Measured) -> Floats:
+    """How much longer each stage took than predicted, shape (payloads, algorithms, stages)."""
+    compression = _table(sent, lambda one, name: one.compression_ms[name])
+    decompression = _table(sent, lambda one, name: one.decompression_ms[name])
+    transfer = predicted_ms(sent, measured) - compression - decompression
+    return measured.best_stage_ms - np.stack([compression, transfer, decompression], axis=2)
+
+
+def _table(sent: Sequence[Sent], pick: Callable[[Sent, str], float]) -> Floats:
+    return np.array([[pick(one, name) for name in ALGORITHMS] for one in sent], dtype=np.float64)
 
 
 # -- the two ends ------------------------------------------------------------------------------------------------------
@@ -213,7 +237,7 @@ def send_all(
     bases = {one.base: Base.of(sent[one.base].payload) for one in sent if one.base >= 0}
     for known in bases.values():
         _ = known.positions
-    total_ms = np.zeros((len(sent), len(ALGORITHMS), repeats))
+    stage_ms = np.zeros((len(sent), len(ALGORITHMS), repeats, len(STAGES)))
     with ThreadPoolExecutor(max(STREAM_COUNTS)) as pool:
         for number, one in enumerate(sent):
             base = bases.get(one.base)
@@ -221,18 +245,22 @@ def send_all(
                 for place, algorithm in enumerate(ALGORITHMS):
                     if fresh:
                         connections.close()
-                    total_ms[number, place, repeat] = _transfer(connections, pool, algorithm, number, one, base)
+                    stage_ms[number, place, repeat] = _transfer(connections, pool, algorithm, number, one, base)
     connections.close()
-    return Measured(link, bandwidth_mbps, rtt_ms, loss, congestion, total_ms)
+    return Measured(link, bandwidth_mbps, rtt_ms, loss, congestion, stage_ms)
 
 
 def _transfer(
     connections: _Connections, pool: ThreadPoolExecutor, algorithm: str, number: int, one: Sent, base: Base | None
-) -> float:
-    """Milliseconds from before compression here to after decompression there. Raises if it came out otherwise."""
+) -> tuple[float, float, float]:
+    """Milliseconds of each stage, from before compression here to after decompression there.
+
+    Raises ``EngineError`` if anything else came out.
+    """
     streams = one.streams if algorithm == "amst" else 1
     began_ns = time.monotonic_ns()
     data = _compress(algorithm, one.payload, base, streams)
+    compressed_ns = time.monotonic_ns()
     parts = _cut(data, streams)
     ends = connections.first(streams)
 
@@ -242,10 +270,10 @@ def _transfer(
         ends[stream].sendall(b"".join((header, part)))
 
     list(pool.map(push, range(streams))) if streams > 1 else push(0)
-    ended_ns, checksum = _REPLY.unpack(_receive_exactly(ends[0], _REPLY.size))
+    there_ns, ended_ns, checksum = _REPLY.unpack(_receive_exactly(ends[0], _REPLY.size))
     if checksum != zlib.crc32(one.payload):
         raise engines.EngineError(f"{algorithm} brought {one.object_id} over the link damaged")
-    return float(ended_ns - began_ns) / 1e6
+    return (compressed_ns - began_ns) / 1e6, (there_ns - compressed_ns) / 1e6, (ended_ns - there_ns) / 1e6
 
 
 def _compress(algorithm: str, payload: bytes, base: Base | None, streams: int) -> bytes:
@@ -291,16 +319,18 @@ def receive_all(listener: socket.socket) -> None:
                 continue
             if code == _BULK:
                 _swallow(streams[0], size)
-                streams[0].sendall(_REPLY.pack(time.monotonic_ns(), 0))
+                now_ns = time.monotonic_ns()
+                streams[0].sendall(_REPLY.pack(now_ns, now_ns, 0))
                 continue
             while len(streams) < count:
                 streams.append(_accept(listener))
             others = [pool.submit(part, stream) for stream in range(1, count)]
             data = b"".join([_receive_exactly(streams[0], size), *(other.result() for other in others)])
+            there_ns = time.monotonic_ns()
             payload = _decompress(ALGORITHMS[code], data, seen.get(base), count)
             ended_ns = time.monotonic_ns()
             seen[number] = payload
-            streams[0].sendall(_REPLY.pack(ended_ns, zlib.crc32(payload)))
+            streams[0].sendall(_REPLY.pack(there_ns, ended_ns, zlib.crc32(payload)))
 
 
 def _accept(listener: socket.socket) -> socket.socket:
@@ -350,7 +380,7 @@ def _bulk(connection: socket.socket, link: Link) -> tuple[float, float]:
         connection.sendall(_HEADER.pack(_BULK, 1, 0, -1, size))
         for at in range(0, size, len(block)):
             connection.sendall(block[: size - at])
-        ended_ns, _ = _REPLY.unpack(_receive_exactly(connection, _REPLY.size))
+        ended_ns, _, _ = _REPLY.unpack(_receive_exactly(connection, _REPLY.size))
         goodput = size * 8e3 / (ended_ns - began_ns)
     again, out = np.subtract(_segments(connection), before)
     return goodput, float(again / max(1, out))
@@ -445,21 +475,30 @@ def render(reality: Reality) -> str:
         f"median {np.median(sizes) / 1e3:.0f} kB, largest {sizes.max() / 1e6:.1f} MB; {reality.cores} cores.",
         f"Links: {how}; {kept}; {reality.links[0].congestion}.",
         "",
-        "| link | set | goodput | round trip | sent again | algorithm | measured ÷ predicted p10 | p50 | p90 | "
-        f"p50 under {SMALL_BYTES >> 10} KiB | p50 above | measured − predicted, p50 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| link | set | goodput | round trip | sent again |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one.link.name} | {one.link.rate_mbps:g} Mbit/s, {one.link.rtt_ms:g} ms | {one.bandwidth_mbps:.0f} Mbit/s "
+        f"| {one.rtt_ms:.2f} ms | {one.loss:.2%} |"
+        for one in reality.links
+    ]
+    lines += [
+        "",
+        f"| link | algorithm | measured ÷ predicted p10 | p50 | p90 | p50 under {SMALL_BYTES >> 10} KiB | p50 above | "
+        "p50 with half a round trip added | excess, p50: compression | transfer | decompression |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in reality.links:
         measured, predicted = one.total_ms.min(axis=2), predicted_ms(reality.sent, one)
+        excess_ms = np.median(_excess_ms(reality.sent, one), axis=0)
         for place, algorithm in enumerate(ALGORITHMS):
-            ratio, excess_ms = measured[:, place] / predicted[:, place], measured[:, place] - predicted[:, place]
-            low, middle, high = np.quantile(ratio, (0.1, 0.5, 0.9))
+            ratio = measured[:, place] / predicted[:, place]
+            with_delay = measured[:, place] / (predicted[:, place] + one.rtt_ms / 2)
             cells = [
-                *(one.link.name, f"{one.link.rate_mbps:g} Mbit/s, {one.link.rtt_ms:g} ms"),
-                *(f"{one.bandwidth_mbps:.0f} Mbit/s", f"{one.rtt_ms:.2f} ms", f"{one.loss:.2%}", algorithm),
-                *(f"{low:.2f}", f"{middle:.2f}", f"{high:.2f}"),
-                *(_median(ratio[sizes < SMALL_BYTES]), _median(ratio[sizes >= SMALL_BYTES])),
-                f"{np.median(excess_ms):.2f} ms",
+                *(one.link.name, algorithm, *(f"{value:.2f}" for value in np.quantile(ratio, (0.1, 0.5, 0.9)))),
+                *(_median(ratio[sizes < SMALL_BYTES]), _median(ratio[sizes >= SMALL_BYTES]), _median(with_delay)),
+                *(f"{value:+.2f} ms" for value in excess_ms[place]),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     lines += [
