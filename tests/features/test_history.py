@@ -135,6 +135,33 @@ def test_a_copy_remembers_the_same_and_goes_its_own_way():
     np.testing.assert_array_equal(advance(history, log.slice(500)), whole[500:])
 
 
+def test_outcomes_supposed_bit_by_bit_give_what_all_of_them_give_at_once():
+    """First wrong ones, then none of some rows, then the right ones a few rows at a time: with a past already there."""
+    log, rng = skewed(2_000, 4), np.random.default_rng(4)
+    history = History()
+    advance(history, log.slice(0, 500))
+    rest = log.slice(500)
+    right = observations(rest)
+    expected = advance(copy.deepcopy(history), rest)
+
+    keys = keys_of(history, rest)
+    recall = history.recall(keys, rest["timestamp_ns"].to_numpy(), right.bandwidth_mbps, right.jitter_ms)
+    wrong = np.where(rng.random(right.outcomes.shape) < 0.5, np.nan, right.outcomes * 2)
+    assert len(recall.suppose(np.arange(1_500), wrong)) == 1_500, "at first every row's past is new"
+    for rows in np.array_split(rng.permutation(1_500), 7):
+        before = recall.past.copy()
+        moved = recall.suppose(rows, right.outcomes[rows])
+        np.testing.assert_array_equal(np.sort(moved), np.flatnonzero((recall.past != before).any(axis=1)))
+    np.testing.assert_array_equal(recall.past, expected)
+    assert len(recall.suppose(np.arange(1_500), right.outcomes)) == 0
+
+    other = copy.deepcopy(history)
+    np.testing.assert_array_equal(advance(other, rest), expected, err_msg="remembered without being told to")
+    recall.remember()
+    later = make_transfers(300, seed=9, start=_day_after())
+    np.testing.assert_array_equal(advance(history, later), advance(other, later))
+
+
 def test_order_of_rows_does_not_matter():
     log = skewed(2_000, 3)
     order = np.random.default_rng(0).permutation(log.num_rows)

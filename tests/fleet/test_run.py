@@ -15,8 +15,8 @@ from dwcp.contract import CANDIDATES
 from dwcp.export.runtime import ModelError, OnnxModel
 from dwcp.features.recompute import recompute_features, served_features
 from dwcp.fleet.cli import app
+from dwcp.fleet.known import rollout_bucket
 from dwcp.fleet.run import FleetRun, run_fleet
-from dwcp.fleet.simulate import rollout_bucket
 from dwcp.quality.check import check_batch
 from dwcp.settings import Settings
 from dwcp.sources.archive import ArchiveSource

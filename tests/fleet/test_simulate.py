@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from dwcp.contract import ALGORITHMS, CANDIDATES, FULLY_MEASURED, LINK_TYPES
+from dwcp.contract import ALGORITHMS, CANDIDATES, FEATURES, FULLY_MEASURED, LINK_TYPES
 from dwcp.features.recompute import recompute_features, served_features
 from dwcp.fleet.library import Profiles
 from dwcp.fleet.mix import load_mix
+from dwcp.fleet.policy import Choices
 from dwcp.fleet.simulate import WORLD_START, simulate, window_of
 from dwcp.oracle import label_batch
 from dwcp.quality.check import check_batch
@@ -77,6 +80,51 @@ def test_rules_decide_but_for_the_explored_share(log: pa.Table) -> None:
     assert 0.02 < differs.mean() < 0.06
 
 
+class ByHistory:
+    """A choice that hangs on the last bits of what is remembered, so that every change of the past changes it."""
+
+    model_version: str | None = "by-history"
+
+    def choose(self, features: np.ndarray, _bucket: np.ndarray, /) -> Choices:
+        names = [feature.name for feature in FEATURES]
+        past = features[:, [names.index(name) for name in ("recent_hde_ratio", "recent_amst_ratio", "baseline_ratio")]]
+        predicted = np.ascontiguousarray(past).view(np.uint32).sum(axis=1, dtype=np.int64) % 3
+        rows = len(features)
+        confidence = np.full(rows, 0.5, np.float32)
+        return Choices(predicted, predicted, confidence, np.full(rows, "model"), np.full(rows, "champion"))
+
+    def decision_us(self, _features: np.ndarray, /) -> None:
+        pass
+
+
+def test_choices_settle_however_much_they_hang_on_one_another(profiles: Profiles) -> None:
+    policy = ByHistory()
+    tables = run(profiles, policy=policy, transfers_per_week=500)
+    log = pa.concat_tables(tables)
+    served = served_features(log)
+    np.testing.assert_array_equal(served, recompute_features(log))
+    chosen = np.array(ALGORITHMS)[policy.choose(served, np.empty(0)).executed]
+    assert log["current_compression"].to_pylist() == chosen.tolist()
+    assert len(set(chosen)) == 3
+
+
+class Fickle(ByHistory):
+    """Decides otherwise whenever it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def choose(self, features: np.ndarray, bucket: np.ndarray, /) -> Choices:
+        self.asked += 1
+        choices = super().choose(features, bucket)
+        return replace(choices, executed=np.full(len(features), self.asked % 4))
+
+
+def test_a_policy_that_contradicts_itself_is_refused(profiles: Profiles) -> None:
+    with pytest.raises(RuntimeError, match="did not settle"):
+        run(profiles, policy=Fickle(), weeks=1, transfers_per_week=50)
+
+
 def test_every_choice_is_best_somewhere(log: pa.Table) -> None:
     labels = label_batch(log, "seed_3_1")["optimal_compression"].drop_null().to_pylist()
     assert set(labels) == set(CANDIDATES)
@@ -118,6 +166,9 @@ def test_defects_go_to_quarantine_and_nothing_else_does(profiles: Profiles) -> N
         assert words in text
     assert good + len(reasons) == table.num_rows == clean.num_rows + duplicates
     assert 40 < len(reasons) < 160
+    ids = table["transfer_id"].to_pylist()
+    assert list(dict.fromkeys(ids)) == clean["transfer_id"].to_pylist(), "defects lose and reorder nothing"
+    assert sum(one == other for one, other in pairwise(ids)) == duplicates
 
 
 @pytest.mark.parametrize("span", [(-1, 2), (0, 0), (5, 8)])

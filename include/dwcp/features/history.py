@@ -106,15 +106,15 @@ class History:
         Transfers of one key with equal timestamps see the same past.
         """
         recall = self.recall(keys, timestamp_ns, observed.bandwidth_mbps, observed.jitter_ms)
-        past = recall.before(observed.outcomes)
+        recall.suppose(np.arange(len(timestamp_ns)), observed.outcomes)
         recall.remember()
-        return past
+        return recall.past
 
     def recall(self, keys: Keys, timestamp_ns: NDArray[np.int64], bandwidth_mbps: Floats, jitter_ms: Floats) -> Recall:
         """As ``advance``, of transfers whose outcomes are still open; nothing else may be remembered meanwhile."""
         by_time = np.argsort(timestamp_ns, kind="stable")
         links = _Walk(self._peers, keys.peer, timestamp_ns, by_time)
-        links.before(np.stack([bandwidth_mbps, jitter_ms]))
+        links.suppose(np.arange(len(timestamp_ns)), np.stack([bandwidth_mbps, jitter_ms]))
         return Recall(
             _Walk(self._objects, keys.object, timestamp_ns, by_time),
             _Walk(self._data_types, keys.data_type, timestamp_ns, by_time),
@@ -124,24 +124,35 @@ class History:
 
 
 class Recall:
-    """What nodes remember before each of some transfers, asked for as often as their supposed outcomes change."""
+    """What nodes remember before each of some transfers, while their outcomes are still open.
+
+    ``past`` holds ``HISTORY_COLUMNS``, shape (rows, columns), by the outcomes supposed last; NaN before any were.
+    """
 
     def __init__(self, objects: _Walk, data_types: _Walk, links: _Walk, bandwidth_mbps: Floats) -> None:
         self._objects, self._data_types, self._links = objects, data_types, links
         self._bandwidth_mbps = bandwidth_mbps
+        self.past = np.full((len(bandwidth_mbps), len(HISTORY_COLUMNS)), np.nan, np.float32)
 
-    def before(self, outcomes: Floats) -> NDArray[np.float32]:
-        """``HISTORY_COLUMNS`` of each transfer before it began, shape (rows, columns), if these were all outcomes.
+    def suppose(self, rows: NDArray[np.int64], outcomes: Floats) -> NDArray[np.int64]:
+        """Let these be the outcomes of some rows, and return the rows whose ``past`` that moves: at first all.
 
-        ``outcomes`` is that of ``Observations``. Only columns other than those of the call before are averaged anew.
+        ``outcomes`` is that of ``Observations``, for ``rows`` alone. Rows never supposed have none.
         """
         columns = np.ascontiguousarray(outcomes.T)
-        return _features(
-            self._objects.before(columns), self._data_types.before(columns), self._links.past, self._bandwidth_mbps
+        touched = self._objects.suppose(rows, columns) | self._data_types.suppose(rows, columns)
+        touched |= np.isnan(self.past[:, 0])
+        asked = np.flatnonzero(touched)
+        objects, data_types, links = (
+            walk.past.take(asked, axis=1) for walk in (self._objects, self._data_types, self._links)
         )
+        past = _features(objects, data_types, links, self._bandwidth_mbps[asked])
+        moved: NDArray[np.int64] = asked[(past != self.past[asked]).any(axis=1)]
+        self.past[asked] = past
+        return moved
 
     def remember(self) -> None:
-        """Remember all transfers, with the outcomes that ``before`` was last given."""
+        """Remember all transfers, with the outcomes supposed last."""
         for walk in (self._objects, self._data_types, self._links):
             walk.keep()
 
@@ -187,66 +198,80 @@ class _Walk:
         self._order = by_time[np.argsort(small, kind="stable")]
         key, time = keys[self._order], timestamp_ns[self._order]
         starts = np.r_[True, key[1:] != key[:-1]][:rows]
-        self._first = np.flatnonzero(starts)
-        self._keys, self._group = key[self._first], np.cumsum(starts) - 1
-        # Transfers of a key at one time see what the first of them sees.
+        first = np.flatnonzero(starts)
+        self._sizes = np.diff(np.r_[first, rows])
+        self._keys, self._group = key[first], np.cumsum(starts) - 1
+        # Transfers of a key at one time see what the first of them sees: so many places back.
         new = starts | np.r_[True, time[1:] != time[:-1]][:rows]
-        self._sees = np.empty(rows, np.int64)
-        self._sees[self._order] = np.maximum.accumulate(np.where(new, np.arange(rows), 0))
-        self._observed = np.full((averages.width, rows), np.inf)
-        self.past = np.empty((averages.width, rows))
-        self._after = np.empty((averages.width, len(self._keys)))
+        self._back = np.arange(rows) - np.maximum.accumulate(np.where(new, np.arange(rows), 0))
+        self._observed = np.full((averages.width, rows), np.nan)
+        self.past = averages.values.take(keys, axis=1)
+        self._after = averages.values.take(self._keys, axis=1)
 
-    def before(self, observed: Floats) -> Floats:
-        """``past`` for ``observed`` of shape (width, rows), NaN where nothing was."""
+    def suppose(self, rows: NDArray[np.int64], observed: Floats) -> NDArray[np.bool_]:
+        """Let ``observed``, of shape (width, ``len(rows)``), be what some rows add; NaN: nothing.
+
+        Returns a mask of the rows, shape (all rows,), whose ``past`` that may have moved.
+        """
+        known = self._observed.take(rows, axis=1)
+        differs = (observed != known) & ~(np.isnan(observed) & np.isnan(known))
+        self._observed[:, rows] = observed
+        touched_rows = np.zeros(len(self._order), np.bool_)
+        touched_rows[rows] = differs.any(axis=0)
+        touched = np.zeros(len(self._keys), np.bool_)
+        touched[self._group[touched_rows[self._order]]] = True
+        places = np.flatnonzero(touched[self._group])
         together: dict[bytes, list[int]] = {}
-        for column, (values, known) in enumerate(zip(observed, self._observed, strict=True)):
-            if not np.array_equal(values, known, equal_nan=True):
-                together.setdefault(np.isnan(values).tobytes(), []).append(column)
-        self._observed = observed
-        if len(self._order):
-            for columns in together.values():
-                self._average(columns)
-        return self.past
+        for column in np.flatnonzero(differs.any(axis=1)).tolist():
+            together.setdefault(np.isnan(self._observed[column]).tobytes(), []).append(column)
+        for columns in together.values():
+            self._average(columns, np.flatnonzero(touched), places)
+        touched_rows[self._order[places]] = True
+        return touched_rows
 
     def keep(self) -> None:
         """Make the averages after all rows those that the next rows begin with."""
         self._averages.values[:, self._keys] = self._after
 
-    def _average(self, columns: list[int]) -> None:
-        """Average columns that are observed together, on the same rows.
+    def _average(self, columns: list[int], keys: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        """Average columns that are observed together, on the same rows, for some keys, which have the rows ``places``.
 
         A key's averages are a run of states: the one it begins with and one after each observation. ``table`` holds
         them round by round, all keys' first states, then their second ones where they have one, and so on. The keys
         with the longest runs come first, so that those that go on always lie at the front of a round.
         """
-        seen = ~np.isnan(self._observed[columns[0]][self._order])
-        lengths = np.add.reduceat(seen, self._first, dtype=np.int64) + 1
+        rows, sizes = self._order[places], self._sizes[keys]
+        seen = ~np.isnan(self._observed[columns[0]][rows])
+        lengths = np.add.reduceat(seen, np.cumsum(sizes) - sizes, dtype=np.int64) + 1
         longest_first = np.argsort(-lengths, kind="stable")
-        place = np.empty_like(longest_first)
-        place[longest_first] = np.arange(len(place))
-        going_on = len(lengths) - np.cumsum(np.bincount(lengths))
-        rounds = np.cumsum(np.r_[0, going_on])
+        seat_of_key = np.empty_like(longest_first)
+        seat_of_key[longest_first] = np.arange(len(keys))
+        rounds = np.cumsum(np.r_[0, len(keys) - np.cumsum(np.bincount(lengths))])
         ends = np.cumsum(lengths)
-        seat = rounds[np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)] + np.repeat(place, lengths)
+        seat = rounds[np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)] + np.repeat(seat_of_key, lengths)
 
-        state = np.cumsum(seen) - seen + self._group
-        rows = np.flatnonzero(seen)
+        state = np.cumsum(seen) - seen + np.repeat(np.arange(len(keys)), sizes)
+        adding = np.flatnonzero(seen)
+        past = seat[state[np.arange(len(rows)) - self._back[places]]]
         table = np.empty((len(seat), len(columns)))
-        table[: len(place)] = self._averages.values[columns][:, self._keys[longest_first]].T
-        table[seat[state[rows] + 1]] = self._observed[columns][:, self._order[rows]].T
+        for number, column in enumerate(columns):
+            table[: len(keys), number] = self._averages.values[column][self._keys[keys[longest_first]]]
+            table[seat[state[adding] + 1], number] = self._observed[column][rows[adding]]
         _move(table, rounds.tolist())
-        self.past[columns] = table[seat[state[self._sees]]].T
-        self._after[columns] = table[seat[ends - 1]].T
+        for number, column in enumerate(columns):
+            self.past[column, rows] = table[past, number]
+            self._after[column, keys] = table[seat[ends - 1], number]
 
 
 def _move(table: Floats, rounds: list[int]) -> None:
     """Turn the observations in every round of ``table`` but the first into averages."""
+    width = table.shape[1]
+    flat, rounds = table.reshape(-1), [width * begin for begin in rounds]
     if len(rounds) > 2:
-        last, now = table[: rounds[2] - rounds[1]], table[rounds[1] : rounds[2]]
+        last, now = flat[: rounds[2] - rounds[1]], flat[rounds[1] : rounds[2]]
         now[:] = np.where(np.isnan(last), now, last + ALPHA * (now - last))
     for before, begin, end in zip(rounds[1:], rounds[2:], rounds[3:], strict=False):
-        last, now = table[before : before + end - begin], table[begin:end]
+        last, now = flat[before : before + end - begin], flat[begin:end]
         now -= last
         now *= ALPHA
         now += last

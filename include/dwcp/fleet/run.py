@@ -9,7 +9,8 @@ from pathlib import Path
 
 from dwcp.fleet.library import RECORDED, load_library
 from dwcp.fleet.mix import DEFAULT_MIX, load_mix
-from dwcp.fleet.simulate import WORLD_START, Policy, simulate, window_of
+from dwcp.fleet.policy import Policy
+from dwcp.fleet.simulate import WORLD_START, simulate, window_of
 from dwcp.fleet.write import write_to_archive, write_to_influx
 from dwcp.settings import Settings
 

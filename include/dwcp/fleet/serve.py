@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST, FEATURES, ROLLOUT_BUCKETS
 from dwcp.decision import decide
 from dwcp.export.runtime import ModelError, OnnxModel
-from dwcp.fleet.simulate import Choices
+from dwcp.fleet.policy import Choices
 from dwcp.rules import choose_by_rules
 
 _TIMED_DECISIONS = 500
