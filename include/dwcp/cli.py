@@ -152,7 +152,7 @@ def tune(
     from dwcp.warehouse.reads import read_training
     from dwcp.window import Window
 
-    logging.getLogger("dwcp").setLevel(logging.INFO)
+    logging.getLogger("dwcp.training.tune").setLevel(logging.INFO)
     settings = local_settings()
     last = Window.parse("1970-01-01", end).end
     window = Window(last - timedelta(weeks=settings.training_weeks), last)

@@ -42,7 +42,7 @@ def train_xgboost(dataset: Dataset, settings: Settings) -> bytes:
         num_boost_round=ROUNDS,
         evals=[(held_out, "validation")],
         early_stopping_rounds=PATIENCE,
-        verbose_eval=25,
+        verbose_eval=25 if log.isEnabledFor(logging.INFO) else False,
     )
     best = booster[: booster.best_iteration + 1]
     log.info("XGBoost: best round %d, validation loss %.4f", booster.best_iteration + 1, booster.best_score)
