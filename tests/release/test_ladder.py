@@ -27,7 +27,6 @@ from dwcp.training import network, xgb
 from dwcp.training.dataset import TEST, TRAIN
 from dwcp.training.split import split_by_time
 
-
 # One climb trains 12 networks: half a minute, or many of them beside other tests.
 pytestmark = pytest.mark.timeout(900)
 
