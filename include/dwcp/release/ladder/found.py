@@ -13,7 +13,7 @@ from dwcp.release.metrics import Bin
 
 WITHOUT_MODEL = "without a model"
 STEPS = "XGBoost, feature by feature"
-MODELS = "models on all features"
+MODELS = "models"
 EXECUTED = "what runs"
 ENSEMBLE = "ensemble"
 PRODUCT = "ensemble as the product runs it"

@@ -233,7 +233,7 @@ def model_sizes(sizes: Sequence[ModelSize]) -> str:
     axes.axhline(1 - GOAL_ACCURACY, color=RED, linewidth=1, linestyle="--", zorder=0)
     axes.set_xlabel("one decision through onnxruntime, µs of CPU (left is better); a dot's area grows with its bytes")
     axes.set_ylabel("strict accuracy, time split")
-    axes.legend(loc="upper right", frameon=False, labelcolor=INK, fontsize=9)
+    axes.legend(loc="lower right", frameon=False, labelcolor=INK, fontsize=9)
     return as_svg(figure, "Accuracy against latency for each size of model")
 
 

@@ -44,19 +44,24 @@ STACKED = "ensemble of 15 features and 3 predicted ratios"
 SMALL = "ensemble of the 18 best features"
 SEED_FALLBACK = "ensemble, zstd where unsure (seed §7.2)"
 
+_OWN_PAST = 2
+"""``history_source`` where the object's own past is known."""
 _ALL = tuple(feature.name for feature in FEATURES)
 
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """``said`` indexes CANDIDATES (zstd alone says a fourth, which is never right), ``runs`` ALGORITHMS; (rows,)."""
+    """``said`` indexes CANDIDATES (zstd alone says a fourth, which is never right), ``runs`` ALGORITHMS; (rows,).
+
+    ``looks`` says whether it looks at the payload first, at each or at those of some rows.
+    """
 
     name: str
     kind: str
     said: Ints
     runs: Ints
     inputs: int | None = None
-    looks: bool = True
+    looks: bool | NDArray[np.bool_] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,11 +107,15 @@ def without_model(rows: Rows) -> list[Selector]:
     always = {"majority class": majority, **{f"always {name}": column_of(name) for name in (*CANDIDATES, "zstd")}}
     selectors = [_same(name, np.full(test.rows, choice, np.int64), looks=False) for name, choice in always.items()]
     by_rules = choose_by_rules(inputs_of(test, _ALL))
+    by_history = _argmin(test, "hde_cost_ratio", "amst_cost_ratio")
+    by_probe = _argmin(test, "probe_hde_cost_ratio", "probe_amst_cost_ratio")
+    is_new = inputs_of(test, ("history_source",))[:, 0] < _OWN_PAST
     return [
         *selectors,
         _same("rules", by_rules),
-        _same("cost structure by history, argmin", _argmin(test, "hde_cost_ratio", "amst_cost_ratio"), looks=False),
-        _same("cost structure by probe, argmin", _argmin(test, "probe_hde_cost_ratio", "probe_amst_cost_ratio")),
+        _same("cost structure by history, argmin", by_history, looks=False),
+        _same("cost structure by probe, argmin", by_probe),
+        _same("cost structure, probe if no history", np.where(is_new, by_probe, by_history), looks=is_new),
     ]
 
 
@@ -161,7 +170,12 @@ def _said(ensemble: Ensemble, dataset: Dataset) -> Ints:
 
 
 def _same(
-    name: str, choice: Ints, *, kind: str = found.WITHOUT_MODEL, inputs: int | None = None, looks: bool = True
+    name: str,
+    choice: Ints,
+    *,
+    kind: str = found.WITHOUT_MODEL,
+    inputs: int | None = None,
+    looks: bool | NDArray[np.bool_] = True,
 ) -> Selector:
     """A selector that runs what it says."""
     return Selector(name, kind, choice, choice, inputs, looks)
