@@ -12,6 +12,7 @@ import psycopg2
 from pydantic import SecretStr
 
 from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST, FEATURES
+from dwcp.decision import Rule
 from dwcp.release.bundle import Bundle, write_bundle
 from dwcp.release.registry import ModelVersion, register
 from dwcp.release.signing import load_signer
@@ -40,6 +41,10 @@ MODEL = ModelVersion(
 )
 
 
+RULE = Rule(0.6, (0.1, 0.1, 0.1))
+"""Under which ``tiny_onnx`` runs its choices."""
+
+
 def tiny_onnx(version: str, *, metadata: Mapping[str, str] | None = None) -> bytes:
     """Softmax regression over the contract's features; the weights follow from the version."""
     from onnx import TensorProto, helper, numpy_helper
@@ -66,6 +71,7 @@ def tiny_onnx(version: str, *, metadata: Mapping[str, str] | None = None) -> byt
         "feature_names": json.dumps(NAMES),
         "classes": json.dumps(CANDIDATES),
         "feature_set_digest": FEATURE_SET_DIGEST,
+        "rule": RULE.to_json(),
     }
     helper.set_model_props(model, {**described, **(metadata or {})})
     return model.SerializeToString()

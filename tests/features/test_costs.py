@@ -10,8 +10,9 @@ from dwcp.contract import AMST_CHUNK_BYTES, FEATURES
 from dwcp.features.costs import (
     CALL_BYTES,
     COST_FEATURES,
-    HASHING_SHARE,
+    DELTA_MS_PER_MB,
     LEAST_SHARE,
+    NEW_MS_PER_MB,
     busiest_bytes,
     cost_ratios,
     ms_per_mb,
@@ -30,19 +31,19 @@ KNOWN = {
     "compressibility_score": 0.5,
     "known_share": 0.75,
     "amst_streams": 4.0,
-    "recent_hde_ratio": 20.0,
+    "peer_has_version": 1.0,
     "recent_amst_ratio": 2.0,
-    "recent_hde_ms_per_mb": 8.0,
     "recent_amst_ms_per_mb": 1.0,
     "probe_zstd_share": 0.4,
     "probe_zstd_ms_per_mb": 6.0,
     "probe_lz4_ms_per_mb": 1.5,
     "baseline_ratio": 2.5,
     "recent_zstd_ms_per_mb": 5.0,
+    "hde_past_size_quotient": 0.4,
+    "hde_past_time_quotient": 0.9,
     "hde_size_quotient": 0.5,
     "amst_size_quotient": 0.8,
     "zstd_size_quotient": 0.9,
-    "hde_time_quotient": 1.25,
     "amst_time_quotient": 0.5,
     "zstd_time_quotient": 0.75,
 }
@@ -59,18 +60,23 @@ def test_the_formula_by_hand():
     whole = (4e6 + CALL_BYTES) / 1e6 / none_ms
     thread = (4 * AMST_CHUNK_BYTES + CALL_BYTES) / 1e6 / none_ms  # 16 chunks on 4 threads, the last one on the fourth
     light, heavy, new = 0.5 + LEAST_SHARE, 0.4 + LEAST_SHARE, 1 - 0.75
-    hde, amst = 1 / 20 + 8.0 * whole, 1 / 2 + 1.0 * thread
+    delta = (DELTA_MS_PER_MB + NEW_MS_PER_MB * new) * 0.9 * whole
+    hde, amst = (new + LEAST_SHARE) / 2.5 * 0.4 + delta, 1 / 2 + 1.0 * thread
+    zstd, probe_zstd = 1 / 2.5 + 5.0 * whole, heavy * 0.9 + 6.0 * 0.75 * whole
     assert ratios() == pytest.approx(
         {
             "hde_cost_ratio": hde,
             "amst_cost_ratio": amst,
-            "zstd_cost_ratio": 1 / 2.5 + 5.0 * whole,
+            "zstd_cost_ratio": zstd,
             "hde_amst_cost_ratio": hde / amst,
-            "probe_hde_cost_ratio": (new + LEAST_SHARE) * heavy * 0.5 + 6.0 * (new + HASHING_SHARE) * 1.25 * whole,
+            "probe_hde_cost_ratio": (new + LEAST_SHARE) * heavy * 0.5 + delta,
             "probe_amst_cost_ratio": light * 0.8 + 1.5 * 0.5 * thread,
-            "probe_zstd_cost_ratio": heavy * 0.9 + 6.0 * 0.75 * whole,
+            "probe_zstd_cost_ratio": probe_zstd,
         }
     )
+    whole_version = ratios(peer_has_version=0.0)
+    assert whole_version["hde_cost_ratio"] == pytest.approx(zstd)
+    assert whole_version["probe_hde_cost_ratio"] == pytest.approx(probe_zstd)
 
 
 @pytest.mark.parametrize("streams", [1, 2, 3, 4, 8])
@@ -119,7 +125,7 @@ def test_every_corner_of_the_contract_gives_finite_features_in_range():
         "packet_loss_rate": column["packet_loss_rate"],
         "compressibility_score": column["compressibility_score"],
     }
-    seen = {"delta_potential": np.zeros(len(rows)), "peer_has_version": np.ones(len(rows))}
+    seen = {"delta_potential": np.zeros(len(rows))}
     seen |= {name: column[name] for name in SEEN_FEATURES if name in column} | {"zero_share": np.zeros(len(rows))}
     history = np.ones((len(rows), len(HISTORY_COLUMNS)), np.float32)
     for position, name in enumerate(HISTORY_COLUMNS):
@@ -143,4 +149,5 @@ def test_cost_ratios_follow_the_known_share_and_the_plan_as_served_not_as_measur
     for name in ("amst_cost_ratio", "probe_amst_cost_ratio"):
         assert (slower[many_chunks, AT[name]] > before[many_chunks, AT[name]]).all()
     assert (larger[:, AT["probe_hde_cost_ratio"]] > before[:, AT["probe_hde_cost_ratio"]]).mean() > 0.9
-    np.testing.assert_array_equal(larger[:, AT["hde_cost_ratio"]], before[:, AT["hde_cost_ratio"]])
+    assert (larger[:, AT["hde_cost_ratio"]] > before[:, AT["hde_cost_ratio"]]).mean() > 0.9
+    np.testing.assert_array_equal(larger[:, AT["zstd_cost_ratio"]], before[:, AT["zstd_cost_ratio"]])

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from dwcp.contract import AMST_CHUNK_BYTES, FEATURES, FULLY_MEASURED, OUTCOMES
-from dwcp.features.costs import CALL_BYTES, HASHING_SHARE, LEAST_SHARE
+from dwcp.features.costs import CALL_BYTES, DELTA_MS_PER_MB, LEAST_SHARE, NEW_MS_PER_MB
 from dwcp.features.history import ALPHA, HISTORY_COLUMNS, HISTORY_FEATURES, QUOTIENTS, History
 from dwcp.features.recompute import observations, recompute_features
 from transfers import make_transfers
@@ -49,18 +49,19 @@ def outcomes_of(row: dict) -> dict[str, float | None]:
     amst_ratio = None if amst is None else size / amst
     heavy, unknown = row["served_probe_zstd_share"] + LEAST_SHARE, 1 - (row["hde_delta_hit_rate"] or 0)
     zstd = row["baseline_compression_ratio"]
-    look = {
-        "hde": row["served_probe_zstd_ms_per_mb"] * (unknown + HASHING_SHARE),
-        "amst": row["served_probe_lz4_ms_per_mb"],
-        "zstd": row["served_probe_zstd_ms_per_mb"],
-    }
-    spent = {name: times[f"recent_{name}_ms_per_mb"] for name in look}
+    look = {"amst": row["served_probe_lz4_ms_per_mb"], "zstd": row["served_probe_zstd_ms_per_mb"]}
+    spent = {name: times[f"recent_{name}_ms_per_mb"] for name in ("hde", "amst", "zstd")}
+    delta = row["served_peer_has_version"] > 0
+    literal, delta_ms_per_mb = unknown + LEAST_SHARE, DELTA_MS_PER_MB + NEW_MS_PER_MB * unknown
+    both = delta and hde is not None and zstd is not None
     return {
         "recent_hde_ratio": hde,
         "recent_amst_ratio": amst_ratio,
         "baseline_ratio": row["baseline_compression_ratio"],
         **times,
-        "hde_size_quotient": None if hde is None else 1 / (hde * ((unknown + LEAST_SHARE) * heavy)),
+        "hde_past_size_quotient": zstd / (hde * literal) if both else None,
+        "hde_past_time_quotient": spent["hde"] / delta_ms_per_mb if delta and spent["hde"] is not None else None,
+        "hde_size_quotient": 1 / (hde * (literal * heavy)) if delta and hde is not None else None,
         "amst_size_quotient": None if amst_ratio is None else 1 / (amst_ratio * light),
         "zstd_size_quotient": None if zstd is None else 1 / (zstd * heavy),
         **{f"{name}_time_quotient": None if spent[name] is None else spent[name] / look[name] for name in look},

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pytest
 from typer.testing import CliRunner
 
-from dwcp.contract import CANDIDATES
+from dwcp.contract import ALGORITHMS, CANDIDATES
+from dwcp.decision import decide
 from dwcp.export.runtime import ModelError, OnnxModel
 from dwcp.features.recompute import recompute_features, served_features
 from dwcp.fleet.cli import app
@@ -22,7 +23,7 @@ from dwcp.settings import Settings
 from dwcp.sources.archive import ArchiveSource
 from dwcp.window import Window
 from fixtures_influx import InfluxBucket
-from releases import tiny_onnx
+from releases import RULE, tiny_onnx
 
 SMALL = {"weeks": 1, "transfers_per_week": 1_500, "seed": 1}
 
@@ -61,13 +62,10 @@ def test_a_bundle_decides_and_everything_about_it_is_logged(
     np.testing.assert_allclose(probabilities.max(axis=1), log["confidence"].to_numpy(), rtol=1e-6)
     assert pc.unique(log["model_version"]).to_pylist() == ["v7"]
     assert pc.unique(log["rollout_arm"]).to_pylist() == ["champion"]
-    unsure = log["confidence"].to_numpy() < 0.6
-    executed = np.array(log["current_compression"].to_pylist())
-    reason = np.array(log["reason_code"].to_pylist())
-    assert (executed[unsure] == "zstd").all()
-    assert (reason[unsure] == "low_confidence").all()
-    assert (executed[~unsure] == np.array(log["predicted_compression"].to_pylist())[~unsure]).all()
-    assert (reason[~unsure] == "model").all()
+    decided = decide(served_features(log), probabilities, labels, RULE)
+    assert np.array(ALGORITHMS)[decided.executed].tolist() == log["current_compression"].to_pylist()
+    assert decided.reason.tolist() == log["reason_code"].to_pylist()
+    assert set(decided.reason) == {"model", "low_confidence", "not_worth_it"}
     for batch in log.to_batches():
         window = Window.parse("2026-08-10", "2026-08-17")
         assert check_batch(batch, window=window, now_ns=2**62, max_clock_ahead_ns=0).bad.num_rows == 0

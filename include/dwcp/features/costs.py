@@ -8,6 +8,11 @@ Sizes and times come from the past (``*_cost_ratio``), or from the probe and wha
 figures in the past (``probe_*_cost_ratio``: the better ones where the object is new, or changes). Ratios and not
 differences: one threshold, 1, then holds for all sizes and bandwidths.
 
+HDE is zstd on what the peer lacks, so its past size is remembered relative to zstd's on the same transfer and to the
+share that was new then, and its past time relative to what hashing all and compressing the new part take: what is new
+today then tells both, also of an object whose changes come and go, or whose first version was sent whole. Where the
+peer has no version, HDE is zstd.
+
 Times are remembered per megabyte of work (``ms_per_mb``), so that they carry over between versions of other sizes.
 AMST's is that of its busiest thread: with the plan of streams, known before the choice, its makespan follows.
 """
@@ -27,8 +32,10 @@ CALL_BYTES = 8_192
 """A call costs about as much as this many bytes of work, however short the payload."""
 LEAST_SHARE = 0.005
 """What an engine leaves of a payload that the probe takes for empty; it keeps quotients finite."""
-HASHING_SHARE = 0.1
-"""What HDE spends on a block that the peer has, hashing it, over what it spends on one that it has not."""
+DELTA_MS_PER_MB, NEW_MS_PER_MB = 1.8, 5.8
+"""What a delta takes, both ways: hashing and finding every block, and beyond it compressing one that the peer lacks,
+with its dictionary. Least squares over the recorded library's deltas; only their proportion matters, as a node's past
+times are remembered relative to them. Zstd's own speed on the payload adds next to nothing."""
 COST_FEATURES = (
     "hde_cost_ratio",
     "amst_cost_ratio",
@@ -44,20 +51,20 @@ _NEEDED = (
     "packet_loss_rate",
     "compressibility_score",
     "known_share",
+    "peer_has_version",
     "probe_zstd_share",
     "probe_zstd_ms_per_mb",
     "probe_lz4_ms_per_mb",
     "amst_streams",
-    "recent_hde_ratio",
     "recent_amst_ratio",
     "baseline_ratio",
-    "recent_hde_ms_per_mb",
     "recent_amst_ms_per_mb",
     "recent_zstd_ms_per_mb",
+    "hde_past_size_quotient",
+    "hde_past_time_quotient",
     "hde_size_quotient",
     "amst_size_quotient",
     "zstd_size_quotient",
-    "hde_time_quotient",
     "amst_time_quotient",
     "zstd_time_quotient",
 )
@@ -78,20 +85,26 @@ def ms_per_mb(time_ms: Floats, work_bytes: Floats) -> Floats:
     return time_ms * 1e6 / (work_bytes + CALL_BYTES)
 
 
+def delta_work(known_share: Floats) -> tuple[Floats, Floats]:
+    """The share of a payload that a delta compresses, never 0, and how long a delta takes, in ms per MB of payload."""
+    new = 1.0 - known_share
+    return new + LEAST_SHARE, DELTA_MS_PER_MB + NEW_MS_PER_MB * new
+
+
 def probe_estimates(at: Mapping[str, Floats]) -> dict[str, Floats]:
     """The probe's own figures for each engine, by ``<engine>_size`` (share left) and ``<engine>_time`` (ms per MB).
 
     Systematically wrong, as single blocks are no payload; what an engine made of them before sets that right
-    (``features.history``'s quotients). ``at`` holds the probe's features, by name.
+    (``features.history``'s quotients). ``at`` holds the probe's features, by name. HDE's size is that of a delta, whose
+    time the probe does not tell.
     """
     light = 1.0 - at["compressibility_score"] + LEAST_SHARE
     heavy = at["probe_zstd_share"] + LEAST_SHARE
-    new = 1.0 - at["known_share"]
+    literal, _ = delta_work(at["known_share"])
     return {
-        "hde_size": (new + LEAST_SHARE) * heavy,
+        "hde_size": literal * heavy,
         "amst_size": light,
         "zstd_size": heavy,
-        "hde_time": at["probe_zstd_ms_per_mb"] * (new + HASHING_SHARE),
         "amst_time": at["probe_lz4_ms_per_mb"],
         "zstd_time": at["probe_zstd_ms_per_mb"],
     }
@@ -107,20 +120,25 @@ def cost_ratios(known: Mapping[str, Any]) -> dict[str, Floats]:
     size = np.maximum(at["size_bytes"], 1.0)
     none_ms = transfer_time_ms(size, at["bandwidth_mbps"] * (1.0 - at["packet_loss_rate"]))
     whole = (size + CALL_BYTES) / 1e6 / none_ms
-    work = {
-        "hde": whole,
-        "amst": (busiest_bytes(size, at["amst_streams"]) + CALL_BYTES) / 1e6 / none_ms,
-        "zstd": whole,
-    }
+    thread = (busiest_bytes(size, at["amst_streams"]) + CALL_BYTES) / 1e6 / none_ms
+    delta = at["peer_has_version"] > 0.5
+    literal, delta_ms_per_mb = delta_work(at["known_share"])
+
+    zstd_size, zstd_time = 1.0 / at["baseline_ratio"], at["recent_zstd_ms_per_mb"]
+    hde_size = zstd_size * np.where(delta, literal * at["hde_past_size_quotient"], 1.0)
+    delta_time = delta_ms_per_mb * at["hde_past_time_quotient"] * whole
+    hde = hde_size + np.where(delta, delta_time, zstd_time * whole)
+    amst = 1.0 / at["recent_amst_ratio"] + at["recent_amst_ms_per_mb"] * thread
+
     look = probe_estimates(at)
-    past_ratio = {"hde": "recent_hde_ratio", "amst": "recent_amst_ratio", "zstd": "baseline_ratio"}
-    ratios = {
-        f"{engine}_cost_ratio": 1.0 / at[past_ratio[engine]] + at[f"recent_{engine}_ms_per_mb"] * work[engine]
-        for engine in work
-    }
-    ratios["hde_amst_cost_ratio"] = ratios["hde_cost_ratio"] / ratios["amst_cost_ratio"]
-    return ratios | {
-        f"probe_{engine}_cost_ratio": look[f"{engine}_size"] * at[f"{engine}_size_quotient"]
-        + look[f"{engine}_time"] * at[f"{engine}_time_quotient"] * work[engine]
-        for engine in work
+    seen = {name: value * at[f"{name}_quotient"] for name, value in look.items()}
+    probe_zstd = seen["zstd_size"] + seen["zstd_time"] * whole
+    return {
+        "hde_cost_ratio": hde,
+        "amst_cost_ratio": amst,
+        "zstd_cost_ratio": zstd_size + zstd_time * whole,
+        "hde_amst_cost_ratio": hde / amst,
+        "probe_hde_cost_ratio": np.where(delta, seen["hde_size"] + delta_time, probe_zstd),
+        "probe_amst_cost_ratio": seen["amst_size"] + seen["amst_time"] * thread,
+        "probe_zstd_cost_ratio": probe_zstd,
     }

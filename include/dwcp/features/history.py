@@ -9,9 +9,11 @@ Definitions, the same wherever a feature is served or recomputed:
   ``features.costs.ms_per_mb``. A time enters where the transfer was fully measured: a single run beside the node's
   other work says more of that work than of the payload. The node's own speed is in them, as they are all its own.
 - ``history_source`` says whose past those times are: 2 the object's, 1 the data type's, 0 nobody's (the defaults).
+- ``hde_past_size_quotient``, ``hde_past_time_quotient``: the same of a delta's size over zstd's on the same transfer
+  and the share of the payload that was new, and of its time over ``features.costs.delta_work``; 1 at cold start.
 - quotients (``hde_size_quotient``, ``hde_time_quotient``, ...): the same of an engine's size or time over the probe's
   estimate of it, see ``features.costs.probe_estimates``; 1 at cold start. To an object that is new to the node they
-  carry over what the engine made of the probe's figures on others of its type.
+  carry over what the engine made of the probe's figures on others of its type. HDE's are those of deltas alone.
 - ``bandwidth_ratio``: current bandwidth over the EMA of bandwidth on this (node, peer); 1 before the first transfer.
 - ``jitter_average_ms``: EMA of jitter on this (node, peer); the default before the first transfer.
 
@@ -43,7 +45,11 @@ OUTCOME_FEATURES = (
     "recent_zstd_ms_per_mb",
 )
 """What is remembered of past outcomes and is a feature as it is."""
-QUOTIENTS = tuple(f"{engine}_{what}_quotient" for what in ("size", "time") for engine in ("hde", "amst", "zstd"))
+QUOTIENTS = (
+    "hde_past_size_quotient",
+    "hde_past_time_quotient",
+    *(f"{name}_quotient" for name in ("hde_size", "amst_size", "zstd_size", "amst_time", "zstd_time")),
+)
 """What is remembered of past outcomes and enters the cost ratios only."""
 REMEMBERED = (*OUTCOME_FEATURES, *QUOTIENTS)
 """The columns of ``Observations.outcomes``, remembered by object and by data type."""

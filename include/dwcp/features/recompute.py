@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dwcp.contract import DATA_TYPES, FEATURES, FULLY_MEASURED, LINK_TYPES, REGIONS
-from dwcp.features.costs import COST_FEATURES, busiest_bytes, cost_ratios, ms_per_mb, probe_estimates
+from dwcp.features.costs import COST_FEATURES, busiest_bytes, cost_ratios, delta_work, ms_per_mb, probe_estimates
 from dwcp.features.encode import enum_codes, rtt_bin, size_category, time_of_day
 from dwcp.features.history import HISTORY_COLUMNS, History, Observations
 
@@ -47,6 +47,8 @@ SEEN_FEATURES = (
     "amst_streams",
 )
 """What the node saw before it chose and the log keeps as served only: the payload, and both sides' idle cores."""
+SEEN_OF_OUTCOMES = ("peer_has_version", "probe_zstd_share", "probe_zstd_ms_per_mb", "probe_lz4_ms_per_mb")
+"""Those of them that outcomes are held against when they are remembered."""
 OUTCOME_COLUMNS = (
     "data_size_bytes",
     "compressibility_score",
@@ -61,7 +63,7 @@ OUTCOME_COLUMNS = (
     "baseline_compression_ratio",
     "baseline_compression_time_ms",
     "baseline_decompression_time_ms",
-    *(f"served_{name}" for name in ("probe_zstd_share", "probe_zstd_ms_per_mb", "probe_lz4_ms_per_mb")),
+    *(f"served_{name}" for name in SEEN_OF_OUTCOMES),
 )
 """The logged columns that a transfer's outcomes, and what the engines made of the probe, are remembered from."""
 
@@ -119,21 +121,26 @@ def outcomes(logged: Mapping[str, NDArray[np.float64]], fully_measured: NDArray[
         ms_per_mb(logged["baseline_compression_time_ms"] + logged["baseline_decompression_time_ms"], size),
     ]
     amst_ratio = size / logged["amst_compressed_size_bytes"]
+    known_share = logged["hde_delta_hit_rate"]
     look = probe_estimates(
-        {name.removeprefix("served_"): logged[name] for name in OUTCOME_COLUMNS if name.startswith("served_")}
-        | {
-            "compressibility_score": logged["compressibility_score"],
-            "known_share": logged["hde_delta_hit_rate"],
-        }
+        {name: logged[f"served_{name}"] for name in SEEN_OF_OUTCOMES}
+        | {"compressibility_score": logged["compressibility_score"], "known_share": known_share}
     )
     ratios = {"hde": logged["hde_compression_ratio"], "amst": amst_ratio, "zstd": logged["baseline_compression_ratio"]}
     full_times = [np.where(fully_measured, time, np.nan) for time in times]
+    # Without a version at the peer HDE is zstd, and says nothing of deltas.
+    delta = np.where(logged["served_peer_has_version"] > 0.5, 1.0, np.nan)
+    every = np.ones(len(delta))
+    of_deltas = {"hde": delta, "amst": every, "zstd": every}
+    literal, delta_ms_per_mb = delta_work(known_share)
     return np.column_stack(
         [
             *ratios.values(),
             *full_times,
-            *(1.0 / (ratio * look[f"{engine}_size"]) for engine, ratio in ratios.items()),
-            *(time / look[f"{engine}_time"] for engine, time in zip(ratios, full_times, strict=True)),
+            delta * ratios["zstd"] / (ratios["hde"] * literal),
+            delta * full_times[0] / delta_ms_per_mb,
+            *(of_deltas[engine] / (ratio * look[f"{engine}_size"]) for engine, ratio in ratios.items()),
+            *(time / look[f"{engine}_time"] for engine, time in zip(("amst", "zstd"), full_times[1:], strict=True)),
         ]
     )
 
