@@ -103,7 +103,7 @@ def test_a_disk_image_is_ext4_and_changes_in_place() -> None:
 
 @pytest.mark.parametrize("kind", ["records", "arrays", "cache"])
 def test_memory_is_the_working_data_not_untouched_pages(kind: str) -> None:
-    first, *_, second = make("vm_memory", kind, size=1_000_000, dirty=0.02, versions=4)
+    first, *_, second = make("vm_memory", kind, size=1_000_000, dirty=0.2, versions=4)
     zero = bytes(4_096)
     blocks = [first[at : at + 4_096] for at in range(0, len(first), 4_096)]
     assert blocks.count(zero) < 0.7 * len(blocks)
