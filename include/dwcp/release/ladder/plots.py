@@ -66,9 +66,7 @@ def regrets(ladder: Ladder) -> str:
     axes.set_yticks(range(len(rungs)), [rung.name for rung in rungs])
     axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.8)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(
-        "mean cost beyond the oracle's, time split (right is better; at the edge: that or less); red: the gate's 0.1 %"
-    )
+    axes.set_xlabel("mean cost beyond the oracle's (right is better; at the edge: or less); red: the gate's 0.1 %")
     return as_svg(figure, "Mean regret of every rung")
 
 
