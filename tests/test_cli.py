@@ -15,7 +15,7 @@ from dwcp.settings import Settings
 from transfers import START, archive_transfers, make_transfers
 
 COMMANDS = {
-    "demo", "weekly", "summary", "evaluation", "ladder", "fleet", "backfill", "export", "dictionary",
+    "demo", "weekly", "summary", "evaluation", "ladder", "weeks", "fleet", "backfill", "export", "dictionary",
     "models", "tune", "channel", "rollback", "ui", "migrate", "psql", "stop",
 }  # fmt: skip
 

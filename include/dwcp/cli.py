@@ -92,6 +92,19 @@ def ladder(
     typer.echo(f"{written.markdown}\n{written.page}\n{written.figures}")
 
 
+@app.command(rich_help_panel=WEEKLY)
+def weeks(
+    run_id: Annotated[str | None, typer.Argument(help="Default: the last run.")] = None,
+    count: Annotated[int, typer.Option("--weeks", min=1, help="Consecutive weeks, counted from the end.")] = 4,
+) -> None:
+    """Train week by week on a run's rows: a retrained, a week-old and a never-retrained model, as Markdown."""
+    from dwcp.pipeline.site import local_settings
+    from dwcp.pipeline.weeks import run_weeks
+
+    logging.getLogger("dwcp").setLevel(logging.INFO)
+    typer.echo(run_weeks(local_settings(), run_id=run_id, weeks=count), nl=False)
+
+
 @app.command(rich_help_panel=DATA)
 def backfill(
     start: Start,

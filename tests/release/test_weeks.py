@@ -9,6 +9,7 @@ import pytest
 
 import trained
 from dwcp.oracle import label_batch
+from dwcp.pipeline.weeks import weeks_markdown
 from dwcp.release.weeks import MODELS, WEEK_NS, over_weeks
 from dwcp.training import network, xgb
 from dwcp.training.dataset import TEST, Dataset, DatasetError, build_dataset
@@ -69,3 +70,10 @@ def test_data_shorter_than_the_weeks_is_refused(dataset):
     few = dataclasses.replace(dataset, dropped={})
     with pytest.raises(DatasetError, match="the training split is empty"):
         list(over_weeks(few, SETTINGS, weeks=6))
+
+
+def test_the_table_has_a_line_a_week_and_says_who_is_who(weeks):
+    lines = weeks_markdown(weeks).splitlines()
+    assert lines[0].startswith("| week from | rows | objects | retrained | a week old | never retrained |")
+    assert len(lines) == 2 + len(weeks)
+    assert f"{100 * weeks[2].accuracy['kept'].estimate:.2f} %" in lines[4]
