@@ -9,7 +9,7 @@ import pytest
 
 from dwcp.contract import AMST_CHUNK_BYTES, FEATURES, FULLY_MEASURED, OUTCOMES
 from dwcp.features.costs import CALL_BYTES, DELTA_MS_PER_MB, LEAST_SHARE, NEW_MS_PER_MB
-from dwcp.features.history import ALPHA, HISTORY_COLUMNS, HISTORY_FEATURES, QUOTIENTS, History
+from dwcp.features.history import ALPHA, HISTORY_COLUMNS, HISTORY_FEATURES, QUOTIENTS, TYPE_ALPHA, History
 from dwcp.features.recompute import observations, recompute_features
 from transfers import make_transfers
 
@@ -74,7 +74,8 @@ def slow_history(log: pa.Table) -> np.ndarray:
 
     def remember(key, value):
         if value is not None:
-            memory[key] = value if key not in memory else memory[key] + ALPHA * (value - memory[key])
+            alpha = TYPE_ALPHA if "type" in key else ALPHA
+            memory[key] = value if key not in memory else memory[key] + alpha * (value - memory[key])
 
     rows = log.to_pylist()
     result = np.empty((len(rows), len(HISTORY_COLUMNS)))

@@ -17,7 +17,8 @@ Definitions, the same wherever a feature is served or recomputed:
 - ``bandwidth_ratio``: current bandwidth over the EMA of bandwidth on this (node, peer); 1 before the first transfer.
 - ``jitter_average_ms``: EMA of jitter on this (node, peer); the default before the first transfer.
 
-The first observation starts an average, each later one moves it by ``ALPHA`` of the difference. Only transfers that the
+The first observation starts an average, each later one moves it by ``ALPHA`` of the difference, that of a data type by
+``TYPE_ALPHA``. Only transfers that the
 same node began strictly earlier count, so nothing of the current transfer enters.
 
 An average is a recursion, so it is computed as one: round *k* moves every average by its *k*-th observation at once.
@@ -36,6 +37,8 @@ from numpy.typing import NDArray
 from dwcp.contract import FEATURES
 
 ALPHA = 0.3
+TYPE_ALPHA = 0.05
+"""A data type's average spans many objects that are unlike one another: by ``ALPHA`` it would be the last of them."""
 OUTCOME_FEATURES = (
     "recent_hde_ratio",
     "recent_amst_ratio",
@@ -91,7 +94,7 @@ class History:
     """The memory of any number of nodes; it grows as transfers pass. A deep copy remembers the same."""
 
     def __init__(self) -> None:
-        self._objects, self._data_types = _Averages(len(REMEMBERED)), _Averages(len(REMEMBERED))
+        self._objects, self._data_types = _Averages(len(REMEMBERED)), _Averages(len(REMEMBERED), TYPE_ALPHA)
         self._peers = _Averages(2)
 
     def keys(
@@ -168,6 +171,7 @@ class _Averages:
     """EMAs of quantities for every key seen, shape (width, keys); NaN until a quantity's first observation."""
 
     width: int
+    alpha: float = ALPHA
     names: dict[tuple[str, str], int] = field(default_factory=dict)
     values: Floats = field(init=False)
 
@@ -263,23 +267,23 @@ class _Walk:
         for number, column in enumerate(columns):
             table[: len(keys), number] = self._averages.values[column][self._keys[keys[longest_first]]]
             table[seat[state[adding] + 1], number] = self._observed[column][rows[adding]]
-        _move(table, rounds.tolist())
+        _move(table, rounds.tolist(), self._averages.alpha)
         for number, column in enumerate(columns):
             self.past[column, rows] = table[past, number]
             self._after[column, keys] = table[seat[ends - 1], number]
 
 
-def _move(table: Floats, rounds: list[int]) -> None:
+def _move(table: Floats, rounds: list[int], alpha: float) -> None:
     """Turn the observations in every round of ``table`` but the first into averages."""
     width = table.shape[1]
     flat, rounds = table.reshape(-1), [width * begin for begin in rounds]
     if len(rounds) > 2:
         last, now = flat[: rounds[2] - rounds[1]], flat[rounds[1] : rounds[2]]
-        now[:] = np.where(np.isnan(last), now, last + ALPHA * (now - last))
+        now[:] = np.where(np.isnan(last), now, last + alpha * (now - last))
     for before, begin, end in zip(rounds[1:], rounds[2:], rounds[3:], strict=False):
         last, now = flat[before : before + end - begin], flat[begin:end]
         now -= last
-        now *= ALPHA
+        now *= alpha
         now += last
 
 
