@@ -26,8 +26,9 @@ sys.path.insert(0, str(ROOT / "tests"))
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 
-from dwcp.contract import FEATURES, FIELDS, FULLY_MEASURED, MEASUREMENT  # noqa: E402
+from dwcp.contract import FEATURES, FIELDS, FULLY_MEASURED, MEASUREMENT, REGIONS  # noqa: E402
 from dwcp.settings import Settings  # noqa: E402
+from dwcp.sources.archive import BATCH_ROWS  # noqa: E402
 from dwcp.window import Window  # noqa: E402
 from transfers import START, archive_transfers, make_transfers  # noqa: E402
 
@@ -46,9 +47,11 @@ class Pair:
 
 
 def rate(rows: int, work: Callable[[], object]) -> float:
-    """Rows a second of ``work``, best of two."""
-    best = min(_seconds(work) for _ in range(2))
-    return rows / best
+    """Rows a second of ``work``, best of two runs, or of as many as half a second holds: a short one is easily hit."""
+    runs = [_seconds(work), _seconds(work)]
+    while sum(runs) < 0.5:
+        runs.append(_seconds(work))
+    return rows / min(runs)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -94,21 +97,31 @@ def bench_features(rows: pa.Table) -> Pair:
 
 
 def bench_load(settings: Settings, rows: pa.Table) -> list[Pair]:
-    """From the archive to labelled rows in Postgres, and ``DataFrame.to_sql`` of rows that are ready."""
+    """From the archive to labelled rows in Postgres, for the first time and again, and ``to_sql`` of ready rows."""
     import psycopg2
     import sqlalchemy
 
     from dwcp.pipeline.ingest import load_day
 
     archive_transfers(settings.archive_dir, rows)
-    ours = rate(rows.num_rows, lambda: load_day(settings, run_id="bench", day=DAY, source="archive"))
-    frame = rows.slice(0, 2_000).to_pandas()
     dsn = settings.owner_dsn.get_secret_value() if settings.owner_dsn else ""
+
+    def load() -> float:
+        return rows.num_rows / _seconds(lambda: load_day(settings, run_id="bench", day=DAY, source="archive"))
+
+    first, again = [], []
+    for _ in range(2):
+        with psycopg2.connect(dsn) as db, db.cursor() as cursor:
+            cursor.execute("TRUNCATE compression_training_data")
+        first.append(load())
+        again.append(load())
+    frame = rows.slice(0, 2_000).to_pandas()
     engine = sqlalchemy.create_engine(dsn.replace("postgresql://", "postgresql+psycopg2://"))
     naive = rate(len(frame), lambda: frame.to_sql("bench_naive", engine, if_exists="replace", index=False))
     with psycopg2.connect(dsn) as db, db.cursor() as cursor:
         cursor.execute("DROP TABLE bench_naive")
-    return [Pair("extract, check, label, load (archive to Postgres)", ours, "`to_sql` of ready rows alone", naive)]
+    what, naive_way = "extract, check, label, load (archive to Postgres)", "`to_sql` of ready rows alone"
+    return [Pair(what, max(first), naive_way, naive), Pair(f"{what}, a day again", max(again), naive_way, naive)]
 
 
 def bench_extract(rows: pa.Table) -> list[Pair]:
@@ -231,16 +244,22 @@ def bench_inference(model: bytes, trained: Any) -> list[Pair]:
 
 
 def memory_of_load(home: Path, rows: int) -> float:
-    """Peak memory (MB) of a fresh process that loads one day of ``rows`` from the archive."""
+    """Peak memory (MB) of a fresh process that loads one day of ``rows`` from the archive; none for 0.
+
+    As the kernel counts it for the program itself: ``ru_maxrss`` would start at what this process, its parent, holds.
+    """
     code = (
         "import sys; sys.path.insert(0, sys.argv[3]); from pathlib import Path; from dwcp.settings import Settings;"
-        "from dwcp.pipeline.site import local_settings; from dwcp.pipeline.ingest import load_day; import resource;"
-        "load_day(local_settings(Settings(home=Path(sys.argv[1]))), run_id='m', day=sys.argv[2], source='archive');"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+        "from dwcp.pipeline.site import local_settings; from dwcp.pipeline.ingest import load_day;"
+        "import dwcp.oracle, dwcp.quality.check, dwcp.sources.archive, dwcp.warehouse.load;"
+        "settings = local_settings(Settings(home=Path(sys.argv[1])));"
+        "int(sys.argv[4]) and load_day(settings, run_id='m', day=sys.argv[2], source='archive');"
+        "print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])"
     )
-    archive_transfers(home / "archive", make_transfers(rows))
-    command = [sys.executable, "-c", code, str(home), DAY, str(ROOT / "tests")]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    if rows:
+        archive_transfers(home / "archive", make_transfers(rows))
+    command = [sys.executable, "-c", code, str(home), DAY, str(ROOT / "tests"), str(rows)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]) / 1024
 
 
 @contextmanager
@@ -275,7 +294,8 @@ def page(pairs: list[Pair], memory: Mapping[int, float], load: tuple[float, floa
         lines.append(f"| {pair.step} | {pair.ours:,.0f} | {pair.naive_way} | {naive} | {ratio} |")
     lines += [
         "",
-        "Peak memory of a process that extracts, labels and loads one day:",
+        f"Peak memory of a process that extracts, labels and loads one day of {len(REGIONS)} regions; 0 is the program "
+        f"alone. It is bounded by batches of {BATCH_ROWS:,} rows, which small days do not fill:",
         "",
         "| rows | MB |",
         "|---:|---:|",
@@ -306,7 +326,7 @@ def main() -> None:
             print(f"{name} …", flush=True)
             pairs += run()
         print("memory …", flush=True)
-        memory = {count: memory_of_load(settings.home, count) for count in (20_000, 100_000, 300_000)}
+        memory = {count: memory_of_load(settings.home, count) for count in (0, 20_000, 100_000, 300_000)}
         print("training and inference …", flush=True)
         trained, model, parts = bench_training(settings)
         pairs += trained + bench_inference(model, parts)

@@ -243,7 +243,8 @@ def _read_file(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
                 yield batch.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
-            f"{path} cannot be read ({error}): restore it, or delete it and backfill the day from InfluxDB"
+            f"{path} cannot be read ({' '.join(str(error).split())}): restore it, or delete it and backfill the day "
+            "from InfluxDB"
         ) from error
 
 

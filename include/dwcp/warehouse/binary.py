@@ -52,8 +52,9 @@ def _number(name: str, column: pa.Array, postgres: str) -> NDArray[np.generic]:
         values = column.cast({"FLOAT": pa.float64(), "INT": pa.int32()}.get(postgres, pa.int64()))
     except pa.ArrowInvalid as error:
         raise LoadError(f"{name} does not fit into {postgres}: {error}") from error
-    values = pc.fill_null(values, pa.scalar(0, values.type)).to_numpy(zero_copy_only=False)
-    return np.asarray(values)
+    if values.null_count:
+        values = pc.fill_null(values, pa.scalar(0, values.type))
+    return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
 def _block(columns: Sequence[NDArray[np.generic]], fields: int, rows: int) -> pa.Array:
@@ -61,10 +62,9 @@ def _block(columns: Sequence[NDArray[np.generic]], fields: int, rows: int) -> pa
     layout = [("fields", ">i2")]
     for position, column in enumerate(columns):
         layout += [(f"length {position}", ">i4"), (f"value {position}", f">{column.dtype.str[1:]}")]
-    block = np.empty(rows, layout)
-    block["fields"] = fields
+    alike = np.array((fields, *(part for column in columns for part in (column.dtype.itemsize, 0))), layout)
+    block = np.full(rows, alike)
     for position, column in enumerate(columns):
-        block[f"length {position}"] = column.dtype.itemsize
         block[f"value {position}"] = column
     return _binary(block, np.full(rows, block.dtype.itemsize))
 
