@@ -124,7 +124,9 @@ def transfer_costs_ms(batch: pa.RecordBatch | pa.Table, definition: str) -> NDAr
     compressed_bytes, compression_ms, decompression_ms, streams = (
         np.full((batch.num_rows, len(ALGORITHMS)), value, order="F") for value in (0.0, 0.0, 0.0, 1.0)
     )
-    streams[:, ALGORITHMS.index("amst")] = _numbers(batch, "amst_streams")
+    rtt_ms = np.zeros(batch.num_rows)
+    if definition == "stream_aware":
+        streams[:, ALGORITHMS.index("amst")], rtt_ms = _numbers(batch, "amst_streams"), _numbers(batch, "rtt_ms")
     for position, algorithm in enumerate(ALGORITHMS):
         if algorithm == "none":
             compressed_bytes[:, position] = sizes
@@ -141,7 +143,7 @@ def transfer_costs_ms(batch: pa.RecordBatch | pa.Table, definition: str) -> NDAr
         bandwidth_mbps=_numbers(batch, "available_bandwidth_mbps"),
         packet_loss_rate=_numbers(batch, "packet_loss_rate"),
         cpu_usage=_numbers(batch, "cpu_usage"),
-        rtt_ms=_numbers(batch, "rtt_ms"),
+        rtt_ms=rtt_ms,
         streams=streams,
     )
 

@@ -136,7 +136,9 @@ def test_from_archive_to_published_and_back(settings: Settings):
     rollback(settings, reason="the test says so", who="test")
     assert set(champions(settings).values()) == {first["gate"]["version"]}
 
-    strict = settings.model_copy(update={"gate_accuracy": 0.999, "oracle": "seed_3_2"})
+    # No ceiling: 99.9 % is more than labels of five runs could show, and the gate would say just that.
+    beyond = {"gate_accuracy": 0.999, "gate_label_ceilings": {}}
+    strict = settings.model_copy(update=beyond | {"oracle": "seed_3_2"})
     refused = weekly.run_weekly(strict, run_id="week-2-strict", **WEEK)
     assert refused["gate"]["verdict"] == "FAIL"
     assert any("accuracy" in reason for reason in refused["gate"]["reasons"])

@@ -42,7 +42,8 @@ def build_onnx(ensemble: Ensemble, *, version: str) -> bytes:
 
     Input ``features`` float32 (n, f) in ``ensemble.feature_names`` order; outputs ``probabilities`` float32
     (n, classes) and ``label`` int64 (n,). Metadata: version, feature names, classes, the digest of the feature set, the
-    rule of decision. Raises ``ExportError`` on categorical splits, other boosters, or parts whose shapes do not fit one another.
+    rule of decision. Raises ``ExportError`` on categorical splits, other boosters, or parts whose shapes do not fit one
+    another.
     """
     graph = _Graph()
     _trees(graph, ensemble)
