@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import socket
 import threading
@@ -13,13 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from dwcp.contract import ALGORITHMS
-from dwcp.fleet import reality as module
+from dwcp.fleet import reality
 from dwcp.fleet.cli import app
 from dwcp.fleet.engines import CHUNK_BYTES, EngineError
 from dwcp.fleet.link import RELAY, Link
 from dwcp.fleet.mix import load_mix
 from dwcp.fleet.payloads import PayloadObject
-from dwcp.fleet.reality import Measured, Plan, check_reality, predicted_ms, prepare, render, small_objects
+from dwcp.fleet.reality import check, check_reality, ends, prepare, render, small_objects
+from dwcp.fleet.reality.found import Measured, Plan, predicted_ms
+from dwcp.fleet.reality.threads import thread_plans
 
 FAST = Link("fast", 400, 2)
 
@@ -44,7 +47,7 @@ def objects(sizes=(30_000, 3 * CHUNK_BYTES)):
 def found():
     """Two objects over a fast link; AMST planned for two cores whatever the machine has."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(module, "usable_cores", lambda: 2)
+    patch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     yield check_reality(objects(), links=(FAST,), repeats=2, runs=1, way=RELAY)
     patch.undo()
 
@@ -87,13 +90,13 @@ def test_a_damaged_transfer_is_refused():
 
     def answer():
         far.recv(1 << 16)
-        far.sendall(module._REPLY.pack(0, 0, 12345))
+        far.sendall(ends._REPLY.pack(0, 0, 12345))
 
     with near, far, ThreadPoolExecutor(1) as pool:
         thread = threading.Thread(target=answer)
         thread.start()
         with pytest.raises(EngineError, match="zstd brought text-0 over the link damaged"):
-            module._transfer(One(), pool, "zstd", 0, first, None)
+            ends._transfer(One(), pool, "zstd", 0, first, None)
         thread.join()
 
 
@@ -108,8 +111,8 @@ def test_the_prediction_is_the_seeds_formula():
 
 def test_threads_are_held_against_the_plan(monkeypatch):
     sent = prepare(objects((4 * CHUNK_BYTES, 1_000)), runs=1)
-    monkeypatch.setattr(module, "usable_cores", lambda: 2)
-    plans = list(module.thread_plans(sent, runs=2))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    plans = list(thread_plans(sent, runs=2))
     assert [(plan.streams, len(plan.compression)) for plan in plans] == [(1, 2), (2, 2)]
     assert all((plan.compression > 0).all() and (plan.decompression > 0).all() for plan in plans)
 
@@ -149,8 +152,8 @@ def test_objects_are_small_and_of_every_type():
 
 
 def test_the_command_prints_the_tables(monkeypatch):
-    monkeypatch.setattr(module, "small_objects", lambda mix, payloads, most_bytes: objects((5_000,)))
-    monkeypatch.setattr(module, "LINKS", (FAST,))
+    monkeypatch.setattr(reality, "small_objects", lambda mix, payloads, most_bytes: objects((5_000,)))
+    monkeypatch.setattr(check, "LINKS", (FAST,))
     done = CliRunner().invoke(app, ["reality", "--way", "relay", "--repeats", "1", "--runs", "1"])
     assert done.exit_code == 0, done.output
     assert "2 payloads of 1 objects" in done.output

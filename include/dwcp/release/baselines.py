@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwcp.contract import CANDIDATES, FEATURES
-from dwcp.release.metrics import ZSTD, Ints
+from dwcp.decision import ZSTD
+from dwcp.release.metrics import Ints
 from dwcp.rules import choose_by_rules
 from dwcp.training.dataset import Dataset
 from dwcp.training.ensemble import Ensemble

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dwcp.contract import ALGORITHMS, BASELINE, CANDIDATES
+from dwcp.contract import CANDIDATES
+from dwcp.decision import ZSTD
 from dwcp.release.intervals import Ratio
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-ZSTD = ALGORITHMS.index(BASELINE)
 TIE_SHARE = 0.01
 """Choices whose costs differ by less are a tie: even labels measured twice disagree there."""
 CALIBRATION_BINS = 15

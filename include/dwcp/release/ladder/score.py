@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwcp.contract import DATA_TYPES, LINK_TYPES
+from dwcp.decision import ZSTD
 from dwcp.release import metrics
 from dwcp.release.intervals import Interval, Ratio, bootstrap
 from dwcp.release.ladder.found import Rung, Slice
 from dwcp.release.ladder.rows import Rows
 from dwcp.release.ladder.selectors import Selector
-from dwcp.release.metrics import ZSTD, Floats, Ints
+from dwcp.release.metrics import Floats, Ints
 from dwcp.settings import Settings
 from dwcp.training.dataset import Dataset
 

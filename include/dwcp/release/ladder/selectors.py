@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwcp.contract import CANDIDATES, FEATURES
-from dwcp.decision import decide, fit_rule
+from dwcp.decision import ZSTD, decide, fit_rule
 from dwcp.release.baselines import inputs_of
 from dwcp.release.ladder import found
 from dwcp.release.ladder.groups import SEED, steps
@@ -25,7 +25,7 @@ from dwcp.release.ladder.regress import (
     with_predicted_ratios,
 )
 from dwcp.release.ladder.rows import Rows, column_of
-from dwcp.release.metrics import ZSTD, Ints
+from dwcp.release.metrics import Ints
 from dwcp.rules import choose_by_rules
 from dwcp.settings import Settings
 from dwcp.training.dataset import TEST, TRAIN, VALIDATION, Dataset
