@@ -42,7 +42,9 @@ def train_xgboost(dataset: Dataset, settings: Settings) -> bytes:
         num_boost_round=ROUNDS,
         evals=[(held_out, "validation")],
         early_stopping_rounds=PATIENCE,
-        verbose_eval=25 if log.isEnabledFor(logging.INFO) else False,
+        verbose_eval=False,
+        # To the log, not to standard output: a command may be printing its result there.
+        callbacks=[xgboost.callback.EvaluationMonitor(period=25, logger=lambda line: log.info("%s", line.strip()))],
     )
     best = booster[: booster.best_iteration + 1]
     log.info("XGBoost: best round %d, validation loss %.4f", booster.best_iteration + 1, booster.best_score)
