@@ -103,7 +103,9 @@ with DAG(
     dataset = built["dataset"]
     by_split = {**TRAIN, "map_index_template": "{{ task.op_kwargs['split'] }}"}
     xgboost = step("weekly.train_xgboost", by_split, each={"split": list(SPLITS)}, dataset=dataset)
-    network = step("weekly.train_network", by_split, each={"split": list(SPLITS)}, dataset=dataset)
+    # The networks take longest, so they start first: two slots are then busy to the end.
+    longest = {**by_split, "priority_weight": 10}
+    network = step("weekly.train_network", longest, each={"split": list(SPLITS)}, dataset=dataset)
     exported = step("weekly.export_model", TRAIN, dataset=dataset, xgboost=xgboost, network=network)
     evaluation = step(
         "weekly.evaluate_model", TRAIN, report=True, run_id=FROM_CONTEXT, dataset=dataset, exported=exported

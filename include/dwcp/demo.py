@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,8 +28,6 @@ def run_demo(settings: Settings) -> int:
     from dwcp.airflow_services import local_site
     from dwcp.fleet.run import run_fleet
     from dwcp.fleet.simulate import WORLD_START
-    from dwcp.pipeline import backfill
-    from dwcp.pipeline.options import BackfillOptions
     from dwcp.pipeline.site import local_settings
     from dwcp.pipeline.summary import render_summary
 
@@ -40,21 +39,17 @@ def run_demo(settings: Settings) -> int:
     weeks = [WORLD_START + timedelta(weeks=number) for number in range(WEEKS + 1)]
     with _step(console, "Start Postgres and bring its schema up to date"):
         filled = local_settings(settings)
-    with _step(console, f"Emulate a fleet over {WEEKS} weeks (profiles were measured, links and nodes are emulated)"):
-        run_fleet(filled, weeks=WEEKS)
-    past = Window(weeks[0], weeks[-2])
-    options = BackfillOptions(dry_run=False)
-    plan = backfill.plan_backfill(filled, start=past.start.isoformat(), end=past.end.isoformat(), options=options)
-    run_id = f"demo__{past.start:%Y-%m-%d}"
-    for day in track(plan["days"], f"Backfill {WEEKS - 1} weeks", console=console, transient=True):
-        backfill.backfill_day(filled, run_id=run_id, day=day, options=options)
-    with _step(console, f"Validate the {WEEKS - 1} weeks with Great Expectations"):
-        backfill.validate_backfill(filled, run_id=run_id, plan=plan)
     site = local_site(settings, Path(__file__).parents[2])
-    started = time.monotonic()
-    console.print("… Start Airflow's four components", end="\r")
-    with site.running() as airflow:
-        console.print(f"✓ Start Airflow's four components ({time.monotonic() - started:.0f} s)")
+    # Airflow starts while the past is loaded. The pool is left first, so what it started is there to be stopped.
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(stack.enter_context, site.running())
+        with _step(
+            console, f"Emulate a fleet over {WEEKS} weeks (profiles were measured, links and nodes are emulated)"
+        ):
+            run_fleet(filled, weeks=WEEKS)
+        _backfill(console, filled, Window(weeks[0], weeks[-2]))
+        with _step(console, "Wait for Airflow's four components"):
+            airflow = starting.result()
         weekly = airflow.trigger(DAG, {"start": f"{weeks[-2]:%Y-%m-%d}", "end": f"{weeks[-1]:%Y-%m-%d}"})
         console.print(f"  weekly run {weekly} for the week of {weeks[-2]:%Y-%m-%d}")
         state = airflow.wait(DAG, weekly, progress=_Reporter(console))
@@ -64,6 +59,20 @@ def run_demo(settings: Settings) -> int:
     console.print(render_summary(filled, weekly))
     console.print(f"\nThe demo took {time.monotonic() - began:.0f} s. To look further: [bold]make ui[/]")
     return 0
+
+
+def _backfill(console: Console, settings: Settings, past: Window) -> None:
+    """Load the weeks before the last and validate them, as the backfill DAG does."""
+    from dwcp.pipeline import backfill
+    from dwcp.pipeline.options import BackfillOptions
+
+    options = BackfillOptions(dry_run=False)
+    plan = backfill.plan_backfill(settings, start=past.start.isoformat(), end=past.end.isoformat(), options=options)
+    run_id = f"demo__{past.start:%Y-%m-%d}"
+    for day in track(plan["days"], f"Backfill {WEEKS - 1} weeks", console=console, transient=True):
+        backfill.backfill_day(settings, run_id=run_id, day=day, options=options)
+    with _step(console, f"Validate the {WEEKS - 1} weeks with Great Expectations"):
+        backfill.validate_backfill(settings, run_id=run_id, plan=plan)
 
 
 @contextmanager

@@ -49,7 +49,11 @@ class Settings(BaseSettings):
     train_share: float = Field(0.70, gt=0, lt=1)
     validation_share: float = Field(0.15, gt=0, lt=1)
     xgboost_weight: float = Field(0.7, ge=0, le=1, description="seed §4.1.3; the network gets the rest")
-    training_threads: int = Field(2, ge=1, description="pinned, so that a model can be rebuilt bit for bit")
+    training_threads: int = Field(
+        1,
+        ge=1,
+        description="of each of the models that train side by side; pinned, so that one can be rebuilt bit for bit",
+    )
 
     # -- hyperparameters (seed §4.1; `dwcp tune` searches them) --
     xgboost_max_depth: int = Field(8, ge=1, le=8, description="trees are exported as complete tables of 8 levels")
