@@ -54,6 +54,8 @@ QUOTIENTS = (
     *(f"{name}_quotient" for name in ("hde_size", "amst_size", "zstd_size", "amst_time", "zstd_time")),
 )
 """What is remembered of past outcomes and enters the cost ratios only."""
+QUOTIENT_BOUNDS = (1.0, 1e-4, 1e4)
+"""A quotient at cold start, its minimum and its maximum."""
 REMEMBERED = (*OUTCOME_FEATURES, *QUOTIENTS)
 """The columns of ``Observations.outcomes``, remembered by object and by data type."""
 HISTORY_FEATURES = (*OUTCOME_FEATURES, "bandwidth_ratio", "jitter_average_ms", "history_source")
@@ -63,7 +65,7 @@ HISTORY_COLUMNS = (*REMEMBERED, *HISTORY_FEATURES[len(OUTCOME_FEATURES) :])
 
 _TIMES = [position for position, name in enumerate(REMEMBERED) if name.endswith("_ms_per_mb")]
 _BOUNDS = {feature.name: (feature.default, feature.minimum, feature.maximum) for feature in FEATURES}
-_DEFAULTS, _MINIMA, _MAXIMA = np.array([_BOUNDS.get(name, (1.0, 1e-4, 1e4)) for name in HISTORY_COLUMNS]).T
+_DEFAULTS, _MINIMA, _MAXIMA = np.array([_BOUNDS.get(name, QUOTIENT_BOUNDS) for name in HISTORY_COLUMNS]).T
 
 Floats = NDArray[np.float64]
 

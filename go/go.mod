@@ -1,0 +1,3 @@
+module dwcp.internal/selector
+
+go 1.21
