@@ -74,6 +74,24 @@ def test_a_fitted_bound_holds_on_other_rows_as_often_as_it_says():
     assert (gain[unguarded.executed != ZSTD] > 0).mean() < (gain[ran] > 0).mean()
 
 
+def test_the_margin_lies_where_gains_become_likely_however_much_large_gains_scatter():
+    """The error is half of the gain: positive gains stay positive, and their scatter must not raise the margin."""
+    rng = np.random.default_rng(6)
+    rows = 40_000
+    gain = rng.uniform(-1, 3, rows)
+    columns = {"hde_cost_ratio": np.full(rows, 0.1), "amst_cost_ratio": np.full(rows, 9.0)}
+    features = features_of(rows, history_source=2, **columns, zstd_cost_ratio=0.1 * np.exp(gain))
+    true_gain = gain * (1 + rng.normal(0, 0.5, rows)) + rng.normal(0, 0.05, rows)
+    log_costs = np.log(
+        np.column_stack([np.full(rows, 0.1), np.full(rows, 9.0), np.ones(rows), 0.1 * np.exp(true_gain)])
+    )
+    margin = fit_rule(features, np.exp(log_costs), fallback_confidence=0.6).gain_margins[2]
+    gained = true_gain > 0
+    assert 0.0 < margin < 0.2 < float(np.quantile(gain - true_gain, LEVEL))
+    assert gained[(gain > margin) & (gain < margin + 0.1)].mean() >= LEVEL
+    assert gained[(gain < margin) & (gain > margin - 0.1)].mean() < LEVEL
+
+
 def test_too_few_rows_give_no_bound():
     features = features_of(FEWEST_ROWS - 1, history_source=2)
     assert fit_rule(features, np.ones((FEWEST_ROWS - 1, 4)), fallback_confidence=0.6).gain_margins[2] == ALWAYS_ZSTD

@@ -10,7 +10,7 @@ from dwcp.decision import fit_rule
 from dwcp.oracle import label_batch
 from dwcp.settings import Settings
 from dwcp.training import network, xgb
-from dwcp.training.dataset import VALIDATION, Dataset, build_dataset
+from dwcp.training.dataset import TRAIN, VALIDATION, Dataset, build_dataset
 from dwcp.training.ensemble import Ensemble, assemble
 from dwcp.training.split import split_at_random, split_by_time
 from transfers import make_transfers
@@ -45,6 +45,6 @@ def ensemble() -> Ensemble:
         weights = network.train_network(dataset(), SETTINGS)
     finally:
         xgb.ROUNDS, network.EPOCHS = before
-    held_back = dataset().only(VALIDATION)
-    rule = fit_rule(held_back.features, held_back.costs_ms, fallback_confidence=SETTINGS.fallback_confidence)
+    before_test = dataset().only(TRAIN, VALIDATION)
+    rule = fit_rule(before_test.features, before_test.costs_ms, fallback_confidence=SETTINGS.fallback_confidence)
     return assemble(booster, weights, xgboost_weight=SETTINGS.xgboost_weight, rule=rule)

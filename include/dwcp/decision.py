@@ -1,13 +1,14 @@
 """What a node runs once the model has spoken: never worse than zstd by what the node knows (seed §7.2).
 
-The model's choice runs where its gain over zstd is positive even if the estimate errs by the rule's margin; everywhere
-else zstd runs, and the reason says whether the model was unsure or the gain too small. A low confidence alone does not
-call for zstd: most such rows lie between two candidates that both beat it by far, and zstd would then cost more than
-the wrong one of them.
+The model's choice runs where its gain over zstd is positive for as many transfers as ``LEVEL`` says, among those whose
+gain is estimated alike; everywhere else zstd runs, and the reason says whether the model was unsure or the gain too
+small. A low confidence alone does not call for zstd: most such rows lie between two candidates that both beat it by
+far, and zstd would then cost more than the wrong one of them.
 
-The estimate is the cost structure's: by the object's own past where the node has one, else by probe. Its margins were
-fitted on rows that the model was not trained on, one for each source of history, as quantiles of the error; so the
-bound holds for as large a share of transfers as ``LEVEL`` says, as long as the future errs like the past.
+The estimate is the cost structure's: by the object's own past where the node has one, else by probe. It learns from no
+row, so its margins are fitted on all labelled rows before the test's, one for each source of history: the estimated
+gain from which on ``LEVEL`` of the transfers did gain. One quantile of all errors would not do: the error grows with
+the gain, and what keeps large gains safe would send every small one to zstd.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from dwcp.contract import ALGORITHMS, BASELINE, CANDIDATES, FEATURES
 
 LEVEL = 0.8
-"""Share of transfers whose gain is at least its lower bound. A higher level sends more transfers to zstd that would
+"""Share of transfers at a margin whose gain must be positive. A higher level sends more transfers to zstd that would
 have gained than it saves from being worse than it."""
 ZSTD = ALGORITHMS.index(BASELINE)
 FEWEST_ROWS = 30
@@ -39,8 +40,8 @@ _LEAST_RATIO = 1e-6
 class Rule:
     """When the model's choice runs.
 
-    ``gain_margins`` are by ``history_source`` (none, the data type's, the object's): by how much the estimated
-    logarithm of zstd's cost over the choice's may be too high. ``fallback_confidence`` is the seed's 0.6.
+    ``gain_margins`` are by ``history_source`` (none, the data type's, the object's): what the estimated logarithm of
+    zstd's cost over the choice's must exceed. ``fallback_confidence`` is the seed's 0.6.
     """
 
     fallback_confidence: float = 0.6
@@ -101,18 +102,25 @@ def decide(
 def fit_rule(
     features: NDArray[np.float32], costs_ms: NDArray[np.float64], *, fallback_confidence: float, level: float = LEVEL
 ) -> Rule:
-    """Margins from labelled rows that the model was not trained on: ``costs_ms`` (rows, 4) in ALGORITHMS order.
+    """Margins from labelled rows before the test's: ``costs_ms`` (rows, 4) in ALGORITHMS order.
 
-    The error is judged on the choice that the estimate itself prefers, where it is most likely too good.
+    The share of gains is an isotonic regression on the estimated gain of the choice that the estimate itself prefers,
+    where it is most likely too good.
     """
+    from sklearn.isotonic import isotonic_regression
+
     estimated, true = estimated_log_costs(features), np.log(costs_ms)
     choice = estimated[:, : len(CANDIDATES)].argmin(axis=1)
     rows, source = np.arange(len(choice)), _source(features)
-    too_high = (estimated[:, ZSTD] - estimated[rows, choice]) - (true[:, ZSTD] - true[rows, choice])
+    gain = estimated[:, ZSTD] - estimated[rows, choice]
+    gained = true[:, ZSTD] > true[rows, choice]
     margins = []
     for number in range(_SOURCES):
-        errors = too_high[source == number]
-        margins.append(max(0.0, float(np.quantile(errors, level))) if len(errors) >= FEWEST_ROWS else ALWAYS_ZSTD)
+        order = np.flatnonzero(source == number)
+        order = order[np.argsort(gain[order], kind="stable")]
+        share = isotonic_regression(gained[order].astype(np.float64)) if len(order) >= FEWEST_ROWS else np.empty(0)
+        enough = order[share >= level] if len(share) else order[:0]
+        margins.append(max(0.0, float(gain[enough[0]])) if len(enough) else ALWAYS_ZSTD)
     return Rule(fallback_confidence, tuple(margins))
 
 

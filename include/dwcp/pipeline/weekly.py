@@ -161,15 +161,15 @@ def export_model(
     from dwcp.decision import fit_rule
     from dwcp.export.onnx_graph import build_onnx
     from dwcp.release.registry import code_digest, lock_digest, settings_digest, version_of
-    from dwcp.training.dataset import VALIDATION
+    from dwcp.training.dataset import TRAIN, VALIDATION
     from dwcp.training.ensemble import assemble
 
     store = _store(settings)
     data = _dataset(settings, dataset)
-    unseen = {split: _split(data, split, settings).only(VALIDATION) for split in SPLITS}
+    before = {split: _split(data, split, settings).only(TRAIN, VALIDATION) for split in SPLITS}
     rules = {
         split: fit_rule(rows.features, rows.costs_ms, fallback_confidence=settings.fallback_confidence)
-        for split, rows in unseen.items()
+        for split, rows in before.items()
     }
     trees, networks = ({one["split"]: store.get(one["model"]) for one in trained} for trained in (xgboost, network))
     ensembles = {

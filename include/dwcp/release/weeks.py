@@ -19,7 +19,7 @@ from dwcp.export.runtime import OnnxModel
 from dwcp.release import metrics
 from dwcp.release.intervals import Interval, Ratio, bootstrap
 from dwcp.settings import Settings
-from dwcp.training.dataset import TEST, VALIDATION, Dataset
+from dwcp.training.dataset import TEST, TRAIN, VALIDATION, Dataset
 from dwcp.training.ensemble import assemble
 from dwcp.training.split import divide, parts_before
 
@@ -66,12 +66,12 @@ def _train(divided: Dataset, settings: Settings, version: str) -> OnnxModel:
     from dwcp.training import network, xgb
 
     log.info("%s: training on %d rows", version, divided.rows - divided.only(TEST).rows)
-    held_out = divided.only(VALIDATION)
+    before = divided.only(TRAIN, VALIDATION)
     ensemble = assemble(
         xgb.train_xgboost(divided, settings),
         network.train_network(divided, settings),
         xgboost_weight=settings.xgboost_weight,
-        rule=fit_rule(held_out.features, held_out.costs_ms, fallback_confidence=settings.fallback_confidence),
+        rule=fit_rule(before.features, before.costs_ms, fallback_confidence=settings.fallback_confidence),
     )
     return OnnxModel(build_onnx(ensemble, version=version))
 

@@ -143,10 +143,10 @@ def seed_ensemble(rows: Rows, booster: bytes, settings: Settings) -> Selector:
 
 def by_models(rows: Rows, models: Models, settings: Settings) -> tuple[list[Selector], NDArray[np.float32]]:
     """The trained models and what runs of them; and the ensemble's probabilities on the test rows."""
-    test, validation = rows.dataset.only(TEST), rows.dataset.only(VALIDATION)
+    test, before = rows.dataset.only(TEST), rows.dataset.only(TRAIN, VALIDATION)
     probabilities = models.ensemble.predict_proba(test.features)
     said = probabilities.argmax(axis=1)
-    rule = fit_rule(inputs_of(validation, _ALL), validation.costs_ms, fallback_confidence=settings.fallback_confidence)
+    rule = fit_rule(inputs_of(before, _ALL), before.costs_ms, fallback_confidence=settings.fallback_confidence)
     seed_fallback = np.where(probabilities.max(axis=1) < settings.fallback_confidence, ZSTD, said)
     product = decide(inputs_of(test, _ALL), probabilities, said, rule).executed
     predicted = predicted_costs_ms(test, models.regressors.predict(test), settings.oracle)
