@@ -42,6 +42,7 @@ type Decision struct {
 	Arm              Arm           // rollout arm
 	DecisionTime     time.Duration // without the probe
 	ProbeTime        time.Duration // time spent looking at the payload
+	TimestampNs      int64         // when it was made, since 1970 UTC; strictly increasing per selector
 }
 
 // FeatureSpec is the contract's definition of one feature.

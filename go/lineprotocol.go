@@ -1,0 +1,182 @@
+package selector
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// InvalidRowError says which column of a metrics row the contract would refuse,
+// and why. Such a row is counted and not sent: it would only end in quarantine.
+type InvalidRowError struct {
+	Column  string
+	Problem string
+}
+
+func (err *InvalidRowError) Error() string {
+	return fmt.Sprintf("metrics row: %s %s", err.Column, err.Problem)
+}
+
+// place is where a column lies: in Tags or in Fields.
+type place struct {
+	tag   bool
+	index int
+}
+
+var (
+	places        = columnPlaces()
+	firstServedAt = places[ServedPrefix+FeatureSpecs[0].Name].index // features are neighbours, in their order
+)
+
+func columnPlaces() map[string]place {
+	found := make(map[string]place, len(Tags)+len(Fields))
+	for index, column := range Tags {
+		found[column.Name] = place{true, index}
+	}
+	for index, column := range Fields {
+		found[column.Name] = place{false, index}
+	}
+	return found
+}
+
+// row is one point under construction: its cells in the contract's order. The
+// first problem found stays and is returned by appendLine.
+type row struct {
+	tags    []string
+	fields  []string // each already spelled as line protocol; empty: no value
+	problem error
+}
+
+func newRow() *row {
+	return &row{tags: make([]string, len(Tags)), fields: make([]string, len(Fields))}
+}
+
+func (r *row) text(name, value string) {
+	at, known := places[name]
+	if !known {
+		r.refuse(name, "is not in the contract")
+		return
+	}
+	columns := Fields
+	if at.tag {
+		columns = Tags
+	}
+	column := &columns[at.index]
+	switch {
+	case column.Kind != String:
+		r.refuse(name, "is no text")
+	case value == "":
+		r.refuse(name, "is empty: a text of no characters says nothing")
+	case !utf8.ValidString(value) || strings.ContainsRune(value, 0):
+		r.refuse(name, "is no valid UTF-8, or holds a NUL")
+	case utf8.RuneCountInString(value) > column.MaxLength:
+		r.refuse(name, fmt.Sprintf("is longer than %d characters", column.MaxLength))
+	case at.tag && strings.ContainsAny(value, "\r\n\\"):
+		r.refuse(name, "holds a line break or a backslash, which no tag can store")
+	case at.tag:
+		r.tags[at.index] = tagEscapes.Replace(value)
+	default:
+		r.fields[at.index] = `"` + textEscapes.Replace(value) + `"`
+	}
+}
+
+func (r *row) float(name string, value float64) {
+	if column := r.number(name, Float, value); column >= 0 {
+		r.fields[column] = strconv.FormatFloat(value, 'g', -1, 64)
+	}
+}
+
+func (r *row) integer(name string, value int64) {
+	if column := r.number(name, Integer, float64(value)); column >= 0 {
+		r.fields[column] = strconv.FormatInt(value, 10) + "i"
+	}
+}
+
+// served logs the features as they were served. The shortest text of a float32
+// gives the same float32 back, and stays within limits that are decimal fractions.
+func (r *row) served(features *Features) {
+	for index, value := range features {
+		column := &Fields[firstServedAt+index]
+		text := strconv.FormatFloat(float64(value), 'g', -1, 32)
+		decimal, err := strconv.ParseFloat(text, 64)
+		if err != nil || !within(decimal, column) {
+			r.refuse(column.Name, fmt.Sprintf("is %s, outside %g to %g", text, column.Minimum, column.Maximum))
+			return
+		}
+		r.fields[firstServedAt+index] = text
+	}
+}
+
+// number returns the place of a field that may hold value, or -1.
+func (r *row) number(name string, kind Kind, value float64) int {
+	at, known := places[name]
+	switch {
+	case !known || at.tag || Fields[at.index].Kind != kind:
+		r.refuse(name, "is no field of that kind in the contract")
+	case !within(value, &Fields[at.index]):
+		column := &Fields[at.index]
+		r.refuse(name, fmt.Sprintf("is %g, outside %g to %g", value, column.Minimum, column.Maximum))
+	default:
+		return at.index
+	}
+	return -1
+}
+
+func (r *row) refuse(name, problem string) {
+	if r.problem == nil {
+		r.problem = &InvalidRowError{name, problem}
+	}
+}
+
+// within is false for NaN and infinity too.
+func within(value float64, column *Column) bool {
+	return value >= column.Minimum && value <= column.Maximum && !math.IsInf(value, 0)
+}
+
+// appendLine adds the row as one line of line protocol, or returns what is wrong with it.
+func (r *row) appendLine(line []byte, timestampNs int64) ([]byte, error) {
+	if timestampNs <= 0 {
+		r.refuse("timestamp_ns", "is missing: InfluxDB would make one up")
+	}
+	for index, column := range Tags {
+		if r.tags[index] == "" {
+			r.refuse(column.Name, "is missing")
+		}
+	}
+	for index, column := range Fields {
+		if r.fields[index] == "" && !column.Nullable {
+			r.refuse(column.Name, "is missing")
+		}
+	}
+	if r.problem != nil {
+		return line, r.problem
+	}
+	line = append(line, Measurement...)
+	for index, value := range r.tags {
+		line = append(line, ',')
+		line = append(line, Tags[index].Name...)
+		line = append(line, '=')
+		line = append(line, value...)
+	}
+	separator := byte(' ')
+	for index, value := range r.fields {
+		if value == "" {
+			continue
+		}
+		line = append(line, separator)
+		line = append(line, Fields[index].Name...)
+		line = append(line, '=')
+		line = append(line, value...)
+		separator = ','
+	}
+	line = append(line, ' ')
+	line = strconv.AppendInt(line, timestampNs, 10)
+	return append(line, '\n'), nil
+}
+
+var (
+	tagEscapes  = strings.NewReplacer(",", `\,`, "=", `\=`, " ", `\ `)
+	textEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+)
