@@ -1,0 +1,243 @@
+package selector
+
+import (
+	"errors"
+	"fmt"
+	"math"
+)
+
+const (
+	treeDepth   = 8
+	treeNodes   = 1 << treeDepth
+	inputSlots  = 64 // a power of two, so that an index needs a mask and no check
+	maxUnits    = 512
+	lanes       = 4 // units of a layer that are summed side by side
+	_           = uint(inputSlots - FeatureCount)
+	treesAtOnce = 4
+	orderShift  = 31 // the largest with which no difference of two orders overflows
+)
+
+// ErrAnswerNotFinite says that a model answered with no probabilities.
+var ErrAnswerNotFinite = errors.New("the model's answer is not finite")
+
+// NonFiniteError says which feature no model may judge.
+type NonFiniteError struct {
+	Feature int // place in the feature vector
+	Value   float32
+}
+
+// Error names the feature.
+func (err *NonFiniteError) Error() string {
+	return fmt.Sprintf("feature %s is %v: serve its cold-start default instead", FeatureSpecs[err.Feature].Name, err.Value)
+}
+
+// Model is a published model in pure Go: trees as complete level tables that are
+// walked without a branch, a network, and their blend. LoadBundle makes it. It is
+// immutable, and so safe for concurrent use.
+type Model struct {
+	version       string
+	rule          Rule
+	columns       []uint16                    // contract feature of each input
+	trees         [CandidateCount][]treeTable // in the order in which they were boosted
+	baseScore     [CandidateCount]float32
+	mean, scale   []float32
+	layers        []layer
+	treesWeight   float32
+	networkWeight float32
+}
+
+// treeTable is one tree, filled up to treeDepth levels. Branch n, from 1, is followed
+// by 2n and 2n+1, and the last level by the leaves.
+type treeTable struct {
+	branches [treeNodes]branch
+	leaves   [treeNodes]float32
+}
+
+// branch is the order of a threshold, less one, above the number of the input that
+// is held against it: both come in one load, and the difference to an input's order
+// has the sign of the comparison.
+type branch int64
+
+func newBranch(threshold float32, input uint16) branch {
+	return branch((order(threshold)-1)<<orderShift) + branch(input)
+}
+
+// layer is a dense layer. Rows of weights hold one input's weights for lanes units;
+// inputs rows after one another make a block of units.
+type layer struct {
+	inputs  int
+	bias    [][lanes]float32
+	weights [][lanes]float32
+}
+
+// Version names the model.
+func (model *Model) Version() string { return model.version }
+
+// Rule is the never-worse rule that was published with the model.
+func (model *Model) Rule() Rule { return model.rule }
+
+// Predict fills probabilities, in candidate order. It allocates nothing unless it
+// fails: with a *NonFiniteError, or with ErrAnswerNotFinite.
+func (model *Model) Predict(features *Features, probabilities *[CandidateCount]float32) error {
+	var inputs [inputSlots]float32
+	for slot, column := range model.columns {
+		value := features[column]
+		if value-value != 0 {
+			return &NonFiniteError{Feature: int(column), Value: value}
+		}
+		inputs[slot&(inputSlots-1)] = value
+	}
+	byTrees, byNetwork := model.treeProbabilities(&inputs), model.networkProbabilities(&inputs)
+	var sum float32
+	for class := range probabilities {
+		probabilities[class] = model.treesWeight*byTrees[class] + model.networkWeight*byNetwork[class]
+		sum += probabilities[class]
+	}
+	if sum-sum != 0 {
+		return ErrAnswerNotFinite
+	}
+	return nil
+}
+
+// PredictBatch fills probabilities[n] for features[n], for the next transfers of a
+// node. It returns Predict's error, wrapped, for the first vector that has one.
+func (model *Model) PredictBatch(features []Features, probabilities [][CandidateCount]float32) error {
+	if len(features) != len(probabilities) {
+		return fmt.Errorf("%d feature vectors, but room for %d answers", len(features), len(probabilities))
+	}
+	for row := range features {
+		if err := model.Predict(&features[row], &probabilities[row]); err != nil {
+			return fmt.Errorf("row %d: %w", row, err)
+		}
+	}
+	return nil
+}
+
+// Argmax is the most probable choice, the first of equals, and its probability.
+func Argmax(probabilities *[CandidateCount]float32) (Choice, float32) {
+	best := 0
+	for class, probability := range probabilities {
+		if probability > probabilities[best] {
+			best = class
+		}
+	}
+	return Choice(best), probabilities[best]
+}
+
+func (model *Model) treeProbabilities(inputs *[inputSlots]float32) [CandidateCount]float32 {
+	var orders [inputSlots]int64
+	for slot, value := range inputs {
+		orders[slot] = order(value) << orderShift
+	}
+	var margins [CandidateCount]float64
+	for class, trees := range model.trees {
+		margins[class] = float64(sumTrees(trees, &orders, model.baseScore[class]))
+	}
+	return softmax(margins)
+}
+
+// order maps finite floats to integers that compare as they do; both zeros are one.
+func order(value float32) int64 {
+	bits := int32(math.Float32bits(value + 0))
+	return int64(bits ^ (bits>>31)&math.MaxInt32)
+}
+
+// sumTrees adds the leaves that the inputs lead to, to start and in the order of
+// the trees, as XGBoost does. Several trees are walked at once, as each step of one
+// waits for the step before.
+func sumTrees(trees []treeTable, orders *[inputSlots]int64, start float32) float32 {
+	sum := start
+	for len(trees) >= treesAtOnce {
+		four := (*[treesAtOnce]treeTable)(trees)
+		a, b, c, d := uint(1), uint(1), uint(1), uint(1)
+		for level := 0; level < treeDepth; level++ {
+			a = four[0].step(a, orders)
+			b = four[1].step(b, orders)
+			c = four[2].step(c, orders)
+			d = four[3].step(d, orders)
+		}
+		sum += four[0].leaves[a%treeNodes]
+		sum += four[1].leaves[b%treeNodes]
+		sum += four[2].leaves[c%treeNodes]
+		sum += four[3].leaves[d%treeNodes]
+		trees = trees[treesAtOnce:]
+	}
+	for number := range trees {
+		at := uint(1)
+		for level := 0; level < treeDepth; level++ {
+			at = trees[number].step(at, orders)
+		}
+		sum += trees[number].leaves[at%treeNodes]
+	}
+	return sum
+}
+
+// step goes from branch at to one of its two successors without a branch in the code.
+func (tree *treeTable) step(at uint, orders *[inputSlots]int64) uint {
+	branch := tree.branches[at%treeNodes]
+	right := uint64(int64(branch)-orders[branch&(inputSlots-1)]) >> 63
+	return 2*at + uint(right)
+}
+
+func (model *Model) networkProbabilities(inputs *[inputSlots]float32) [CandidateCount]float32 {
+	var first, second [maxUnits]float32
+	for slot, mean := range model.mean {
+		value := inputs[slot%inputSlots]
+		if !(value > 0) {
+			value = 0
+		}
+		logged := float32(math.Log(float64(value + 1)))
+		first[slot] = (logged - mean) / model.scale[slot]
+	}
+	from, to := &first, &second
+	last := len(model.layers) - 1
+	for number := range model.layers {
+		model.layers[number].apply(from, to, number < last)
+		from, to = to, from
+	}
+	var logits [CandidateCount]float64
+	for class := range logits {
+		logits[class] = float64(from[class])
+	}
+	return softmax(logits)
+}
+
+// apply fills the units of to, rectified if not the last layer's.
+func (layer *layer) apply(from, to *[maxUnits]float32, rectify bool) {
+	inputs := from[:layer.inputs]
+	for block := range layer.bias {
+		weights := layer.weights[block*len(inputs):][:len(inputs)]
+		sums := layer.bias[block]
+		s0, s1, s2, s3 := sums[0], sums[1], sums[2], sums[3]
+		for input, value := range inputs {
+			row := &weights[input]
+			s0 += value * row[0]
+			s1 += value * row[1]
+			s2 += value * row[2]
+			s3 += value * row[3]
+		}
+		out := (*[lanes]float32)(to[block*lanes:])
+		*out = [lanes]float32{s0, s1, s2, s3}
+		if rectify {
+			for lane, value := range out {
+				out[lane] = max(value, 0)
+			}
+		}
+	}
+}
+
+func softmax(logits [CandidateCount]float64) (probabilities [CandidateCount]float32) {
+	most := logits[0]
+	for _, logit := range logits {
+		most = math.Max(most, logit)
+	}
+	var sum float64
+	for class, logit := range logits {
+		logits[class] = math.Exp(logit - most)
+		sum += logits[class]
+	}
+	for class, share := range logits {
+		probabilities[class] = float32(share / sum)
+	}
+	return probabilities
+}
