@@ -17,7 +17,7 @@ from transfers import make_transfers
 
 # One thread: two that wait for one another on a busy machine take many times as long, and TensorFlow allows one number
 # of threads a process, so every test trains with this one.
-SETTINGS = Settings(bootstrap_rounds=200, training_threads=1)
+SETTINGS = Settings(bootstrap_rounds=200, training_threads=1, xgboost_rounds=25, network_epochs=4)
 
 
 @cache
@@ -38,13 +38,8 @@ def dataset(split: str = "time") -> Dataset:
 @cache
 def ensemble() -> Ensemble:
     """The real training, cut short."""
-    before = xgb.ROUNDS, network.EPOCHS
-    xgb.ROUNDS, network.EPOCHS = 25, 4
-    try:
-        booster = xgb.train_xgboost(dataset(), SETTINGS)
-        weights = network.train_network(dataset(), SETTINGS)
-    finally:
-        xgb.ROUNDS, network.EPOCHS = before
+    booster = xgb.train_xgboost(dataset(), SETTINGS)
+    weights = network.train_network(dataset(), SETTINGS)
     before_test = dataset().only(TRAIN, VALIDATION)
     rule = fit_rule(before_test.features, before_test.costs_ms, fallback_confidence=SETTINGS.fallback_confidence)
     return assemble(booster, weights, xgboost_weight=SETTINGS.xgboost_weight, rule=rule)

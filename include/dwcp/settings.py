@@ -56,12 +56,14 @@ class Settings(BaseSettings):
     )
 
     # -- hyperparameters (seed §4.1; `dwcp tune` searches them) --
+    xgboost_rounds: int = Field(200, ge=1, description="at most; early stopping ends sooner")
     xgboost_max_depth: int = Field(8, ge=1, le=8, description="trees are exported as complete tables of 8 levels")
     xgboost_learning_rate: float = Field(0.05, gt=0, le=1)
     xgboost_subsample: float = Field(0.8, gt=0, le=1)
     xgboost_colsample: float = Field(0.8, gt=0, le=1, description="share of the features that a tree sees")
     xgboost_min_child_weight: float = Field(1.0, ge=0)
     xgboost_lambda: float = Field(1.0, ge=0, description="L2 penalty on leaves")
+    network_epochs: int = Field(60, ge=1, description="at most; early stopping ends sooner")
     network_learning_rate: float = Field(2e-3, gt=0, le=1, description="Adam's")
     network_dropout: float = Field(0.3, ge=0, lt=1)
     network_batch_rows: int = Field(512, ge=1)

@@ -11,7 +11,6 @@ import pytest
 
 from dwcp.pipeline import QualityGateFailed, ReconcileFailed, weekly
 from dwcp.settings import SPLITS, Settings
-from dwcp.training import network, xgb
 from gates import LENIENT
 from transfers import START, archive_transfers, make_transfers, replace
 
@@ -25,13 +24,6 @@ def day_of(number: int, **options: object) -> tuple[date, pa.Table]:
 
 
 @pytest.fixture
-def short_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real training, cut short: what is tested is what happens to a model."""
-    monkeypatch.setattr(xgb, "ROUNDS", 25)
-    monkeypatch.setattr(network, "EPOCHS", 4)
-
-
-@pytest.fixture
 def settings(fresh_warehouse, tmp_path: Path) -> Settings:
     made = Settings(
         home=tmp_path,
@@ -41,7 +33,10 @@ def settings(fresh_warehouse, tmp_path: Path) -> Settings:
         registry_dsn=fresh_warehouse.registry_dsn,
         **LENIENT,
         bootstrap_rounds=50,
+        # The real training, cut short: what is tested is what happens to a model.
         training_threads=1,
+        xgboost_rounds=25,
+        network_epochs=4,
     )
     for number in range(DAYS):
         archive_transfers(made.archive_dir, day_of(number)[1])
@@ -117,7 +112,6 @@ def test_a_red_quality_gate_hides_the_window_and_keeps_its_page(settings: Settin
         assert cursor.fetchone() == (0,)
 
 
-@pytest.mark.usefixtures("short_training")
 def test_from_archive_to_published_and_back(settings: Settings):
     """Each of two weeks publishes a model; a rollback takes the second back; what the gate fails is not published."""
     from dwcp.release.publish import rollback
@@ -147,7 +141,6 @@ def test_from_archive_to_published_and_back(settings: Settings):
     assert len(list_versions(settings)) == 3
 
 
-@pytest.mark.usefixtures("short_training")
 def test_the_same_window_and_settings_give_the_same_version(settings: Settings, tmp_path: Path):
     loads = load(settings, 0, DAYS)
     span = {"run_id": "r", "start": START.isoformat(), "end": WEEK["end"]}

@@ -23,7 +23,6 @@ from dwcp.release.ladder.page import render
 from dwcp.release.ladder.regress import QUANTITIES, predicted_costs_ms
 from dwcp.release.ladder.rows import SPLITS, Rows
 from dwcp.release.ladder.worth import ceilings_in, ceilings_of
-from dwcp.training import network, xgb
 from dwcp.training.dataset import TEST, TRAIN
 from dwcp.training.split import split_by_time
 
@@ -38,17 +37,14 @@ def rows() -> Rows:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    return trained.SETTINGS.model_copy(update={"home": tmp_path_factory.mktemp("home")})
+    short = {"home": tmp_path_factory.mktemp("home"), "xgboost_rounds": 12, "network_epochs": 1}
+    return trained.SETTINGS.model_copy(update=short)
 
 
 @pytest.fixture(scope="module")
 def ladder(rows, settings) -> Ladder:
     """The real climb, its trainings cut short."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xgb, "ROUNDS", 12)
-        patch.setattr(regress, "ROUNDS", 12)
-        patch.setattr(network, "EPOCHS", 1)
-        return climb(rows, settings, command="test")
+    return climb(rows, settings, command="test")
 
 
 def test_steps_add_every_feature_once_from_the_seeds_to_all():

@@ -11,7 +11,6 @@ import trained
 from dwcp.oracle import label_batch
 from dwcp.pipeline.weeks import weeks_markdown
 from dwcp.release.weeks import MODELS, WEEK_NS, over_weeks
-from dwcp.training import network, xgb
 from dwcp.training.dataset import TEST, Dataset, DatasetError, build_dataset
 from dwcp.training.split import divide, parts_before
 from transfers import make_transfers
@@ -30,10 +29,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture(scope="module")
 def weeks(dataset):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xgb, "ROUNDS", 15)
-        patch.setattr(network, "EPOCHS", 2)
-        return list(over_weeks(dataset, SETTINGS, weeks=3))
+    return list(over_weeks(dataset, SETTINGS, weeks=3))
 
 
 def test_a_week_is_tested_on_its_own_rows_and_trained_on_none_that_follow(dataset):

@@ -41,12 +41,9 @@ def dataset(labelled: Callable[..., pa.Table], settings: Settings) -> Dataset:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A short training, for tests of everything but how well it learns."""
-    from dwcp.training import network, xgb
-
-    monkeypatch.setattr(xgb, "ROUNDS", 10)
-    monkeypatch.setattr(network, "EPOCHS", 3)
+def quick(settings: Settings) -> Settings:
+    """Settings of a short training, for tests of everything but how well it learns."""
+    return settings.model_copy(update={"xgboost_rounds": 10, "network_epochs": 3})
 
 
 @pytest.fixture(scope="session")

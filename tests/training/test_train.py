@@ -49,11 +49,10 @@ def test_shuffled_labels_teach_nothing(train, dataset, settings):
 
 
 @TRAINERS
-@pytest.mark.usefixtures("quick")
-def test_a_class_missing_in_validation_is_no_obstacle(train, dataset, settings):
+def test_a_class_missing_in_validation_is_no_obstacle(train, dataset, quick):
     odd = without(dataset, VALIDATION, 0)
     assert 0 not in odd.only(VALIDATION).labels
-    chosen = probabilities(train, odd, settings, odd.only(TEST).features)
+    chosen = probabilities(train, odd, quick, odd.only(TEST).features)
     assert chosen.shape[1] == len(CANDIDATES)
     assert np.isfinite(chosen).all()
 
@@ -66,19 +65,17 @@ def test_a_class_missing_in_training_is_refused_by_name(train, dataset, settings
 
 
 @TRAINERS
-@pytest.mark.usefixtures("quick")
-def test_test_rows_do_not_touch_the_model(train, dataset, settings):
+def test_test_rows_do_not_touch_the_model(train, dataset, quick):
     """Early stopping, weights and standardiser see training and validation alone."""
     test = dataset.split == TEST
     nonsense = dataset.features.copy()
     nonsense[test] *= 1_000
     other = dataclasses.replace(dataset, features=nonsense, labels=np.where(test, 0, dataset.labels))
-    assert train(other, settings) == train(dataset, settings)
+    assert train(other, quick) == train(dataset, quick)
 
 
-@pytest.mark.usefixtures("quick")
-def test_validation_rows_do_not_touch_the_standardiser(dataset, settings):
-    network = Network.from_bytes(train_network(dataset, settings))
+def test_validation_rows_do_not_touch_the_standardiser(dataset, quick):
+    network = Network.from_bytes(train_network(dataset, quick))
     mean, scale = standardiser(dataset.only(TRAIN).features)
     np.testing.assert_array_equal(network.mean, mean)
     np.testing.assert_array_equal(network.scale, scale)
@@ -102,12 +99,11 @@ def test_xgboost_json_ends_at_the_best_iteration(dataset, settings, monkeypatch)
     for rounds in range(1, model.num_boosted_rounds() + 1):
         right = model[:rounds].inplace_predict(validation.features)[np.arange(validation.rows), validation.labels]
         losses.append(-np.log(right).mean())
-    assert len(losses) < xgb.ROUNDS
+    assert len(losses) < settings.xgboost_rounds
     assert np.argmin(losses) == len(losses) - 1
 
 
-@pytest.mark.usefixtures("quick")
-def test_the_numpy_reference_is_what_keras_computes(dataset, settings, monkeypatch):
+def test_the_numpy_reference_is_what_keras_computes(dataset, quick, monkeypatch):
     from dwcp.training import network
 
     seen = {}
@@ -118,7 +114,7 @@ def test_the_numpy_reference_is_what_keras_computes(dataset, settings, monkeypat
         return extract(model)
 
     monkeypatch.setattr(network, "_weights", keep)
-    trained = Network.from_bytes(train_network(dataset, settings))
+    trained = Network.from_bytes(train_network(dataset, quick))
     z = (log_inputs(dataset.features) - trained.mean) / trained.scale
     expected = seen["model"].predict(z, verbose=0)
     np.testing.assert_allclose(trained.predict_proba(dataset.features), expected, atol=2e-6)
@@ -134,10 +130,9 @@ def test_network_has_the_shape_of_the_seed(ensemble):
     assert {name for name in ensemble.network if "gamma" in name} == {"norm_0/gamma", "norm_1/gamma"}
 
 
-@pytest.mark.usefixtures("quick")
-def test_heads_trained_on_a_subset_of_features_fit_together(dataset, settings):
+def test_heads_trained_on_a_subset_of_features_fit_together(dataset, quick):
     few = dataset.select(("size_bytes", "bandwidth_mbps", "compressibility_score", "delta_potential"))
-    model = assemble(train_xgboost(few, settings), train_network(few, settings), xgboost_weight=0.7)
+    model = assemble(train_xgboost(few, quick), train_network(few, quick), xgboost_weight=0.7)
     assert model.feature_names == few.feature_names
     assert model.predict_proba(few.features[:5]).shape == (5, 3)
 

@@ -19,12 +19,10 @@ from dwcp.training.dataset import TEST, DatasetError
 from dwcp.training.split import split_by_time
 from dwcp.training.tune import SEED_SETTINGS, TuningError, tune
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture
-def home(tmp_path):
-    return Settings(training_threads=1, home=tmp_path)
+def home(quick, tmp_path):
+    return quick.model_copy(update={"home": tmp_path})
 
 
 def scores_of(cut, settings):
@@ -164,7 +162,7 @@ def score(*arguments):
         os.kill(os.getpid(), 9)
     return scores_of(*arguments)
 module._fold_scores = score
-settings = Settings(training_threads=1, home=Path(sys.argv[2]))
+settings = Settings(training_threads=1, xgboost_rounds=10, network_epochs=3, home=Path(sys.argv[2]))
 module.tune(Dataset.from_parquet_bytes(Path(sys.argv[1]).read_bytes()), settings, trials=14, folds=3)
 """
     command = [sys.executable, "-c", program, tmp_path / "dataset.parquet", tmp_path / "killed"]

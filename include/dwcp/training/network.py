@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EPOCHS = 60
 PATIENCE = 8
 """Epochs without a lower validation loss after which training stops; the best epoch's weights are kept."""
 HIDDEN_UNITS = (128, 64, 32)
@@ -53,14 +52,15 @@ def train_network(dataset: Dataset, settings: Settings) -> bytes:
         steps_per_execution=_STEPS_A_CALL,
     )
     stop = framework.callbacks.EarlyStopping(monitor="val_loss", patience=PATIENCE, restore_best_weights=True)
-    log.info("network: %d rows, %d features, at most %d epochs", train.rows, train.features.shape[1], EPOCHS)
+    epochs = settings.network_epochs
+    log.info("network: %d rows, %d features, at most %d epochs", train.rows, train.features.shape[1], epochs)
     model.fit(
         (log_inputs(train.features) - mean) / scale,
         train.labels,
         sample_weight=weights,
         validation_data=((log_inputs(validation.features) - mean) / scale, validation.labels),
         batch_size=settings.network_batch_rows,
-        epochs=EPOCHS,
+        epochs=epochs,
         callbacks=[stop, framework.callbacks.LambdaCallback(on_epoch_end=_report)],
         verbose=0,
     )

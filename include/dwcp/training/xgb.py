@@ -11,7 +11,6 @@ from dwcp.training.weights import row_weights
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 200
 PATIENCE = 20
 """Rounds without a lower validation loss after which training stops."""
 PARAMETERS = {
@@ -32,14 +31,14 @@ def train_xgboost(dataset: Dataset, settings: Settings) -> bytes:
     import xgboost
 
     train, validation = dataset.only(TRAIN), dataset.only(VALIDATION)
-    threads = settings.training_threads
+    threads, rounds = settings.training_threads, settings.xgboost_rounds
     matrix = xgboost.DMatrix(train.features, train.labels, weight=row_weights(train.labels), nthread=threads)
     held_out = xgboost.DMatrix(validation.features, validation.labels, nthread=threads)
-    log.info("XGBoost: %d rows, %d features, at most %d rounds", train.rows, train.features.shape[1], ROUNDS)
+    log.info("XGBoost: %d rows, %d features, at most %d rounds", train.rows, train.features.shape[1], rounds)
     booster = xgboost.train(
         PARAMETERS | _hyperparameters(settings) | {"seed": settings.seed, "nthread": threads},
         matrix,
-        num_boost_round=ROUNDS,
+        num_boost_round=rounds,
         evals=[(held_out, "validation")],
         early_stopping_rounds=PATIENCE,
         verbose_eval=False,

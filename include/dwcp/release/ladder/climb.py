@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,14 +50,9 @@ def climb(rows: Rows, settings: Settings, *, command: str, ceilings: Sequence[Ce
     began = time.monotonic()
     digest = digest_of(rows.dataset.to_parquet_bytes())
     looks = record_look(settings, digest, command)
-    splits = []
-    for name in SPLITS:
-        rows_cut = rows.split(name, settings)
-        log.info("%s split: %d training rows", name, int((rows_cut.dataset.split == TRAIN).sum()))
-        climbed = _climb_split(name, rows_cut, settings)
-        splits.append(climbed[0])
-        if name == "time":
-            by_time, models, probabilities = rows_cut, climbed[1], climbed[2]
+    cut = {name: rows.split(name, settings) for name in SPLITS}
+    climbed = dict(zip(SPLITS, _climb_splits(cut, settings), strict=True))
+    by_time, (_, models, probabilities) = cut["time"], climbed["time"]
     dataset, test = by_time.dataset, by_time.dataset.only(TEST)
     validation = dataset.only(VALIDATION)
     log.info("sizes of model")
@@ -78,7 +75,7 @@ def climb(rows: Rows, settings: Settings, *, command: str, ceilings: Sequence[Ce
         first_day=first,
         last_day=last,
         looks=looks,
-        splits=tuple(splits),
+        splits=tuple(split for split, _, _ in climbed.values()),
         calibration=calibrate(
             (models.ensemble.predict_proba(validation.features), validation.labels), probabilities, test.labels
         ),
@@ -93,7 +90,25 @@ def climb(rows: Rows, settings: Settings, *, command: str, ceilings: Sequence[Ce
     )
 
 
-def _climb_split(name: str, rows: Rows, settings: Settings) -> tuple[SplitFound, Models, NDArray[np.float32]]:
+Climbed = tuple[SplitFound, Models, NDArray[np.float32]]
+
+
+def _climb_splits(cut: Mapping[str, Rows], settings: Settings) -> list[Climbed]:
+    """Each split in a process of its own, as many at once as there are cores for their threads."""
+    at_once = max(1, (os.cpu_count() or 1) // settings.training_threads)
+    # TensorFlow does not survive a fork; its one number of threads is then each process's own, too.
+    context = multiprocessing.get_context("spawn")
+    level = logging.getLogger("dwcp").getEffectiveLevel()
+    with ProcessPoolExecutor(min(at_once, len(cut)), context, _log_from, (level,)) as pool:
+        return list(pool.map(_climb_split, cut.keys(), cut.values(), [settings] * len(cut)))
+
+
+def _log_from(level: int) -> None:
+    logging.basicConfig(level=level, format="%(message)s")
+
+
+def _climb_split(name: str, rows: Rows, settings: Settings) -> Climbed:
+    log.info("%s split: %d training rows", name, int((rows.dataset.split == TRAIN).sum()))
     test = rows.only(TEST)
     stepped, boosters = selectors.by_steps(rows, settings)
     models = selectors.train_models(rows, list(boosters.values())[-1], settings)

@@ -27,7 +27,6 @@ QUANTITIES = ("compressed_size_bytes", "compression_time_ms", "decompression_tim
 TARGETS = tuple(f"{engine}_{quantity}" for engine in ENGINES for quantity in QUANTITIES)
 PREDICTED_RATIOS = ("predicted_hde_cost_ratio", "predicted_amst_cost_ratio", "predicted_hde_amst_cost_ratio")
 FOLDS = 3
-ROUNDS = 200
 PATIENCE = 15
 _LEAST_MS = 1e-4
 _PARAMETERS = {
@@ -78,7 +77,7 @@ def train_regressors(rows: Rows, settings: Settings) -> Regressors:
         booster = xgboost.train(
             parameters,
             matrices[0],
-            num_boost_round=ROUNDS,
+            num_boost_round=settings.xgboost_rounds,
             evals=[(matrices[1], "validation")],
             early_stopping_rounds=PATIENCE,
             verbose_eval=False,
