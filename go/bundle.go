@@ -11,21 +11,8 @@ import (
 	"os"
 )
 
-// The bounds of a bundle. A file beyond one of them is refused before anything is
-// allocated for it.
-const (
-	MaxBundleBytes = 64 << 20
-	maxTrees       = 4096
-	maxLayers      = 8
-	maxSamples     = 1024
-	maxTextBytes   = 256
-)
-
-const (
-	modelMagic  = "DWCPGO\r\n"
-	modelFormat = 1
-	headerBytes = len(modelMagic) + 4 + 4 + 4*2 + 2*4
-)
+// headerBytes are the magic, the format, the length and six counts.
+const headerBytes = len(modelMagic) + 4 + 4 + 4*2 + 2*4
 
 // storedTolerance is a difference of probabilities that no rounding explains.
 const storedTolerance = 1e-5
@@ -65,7 +52,7 @@ func LoadBundleFile(path string) (*Model, error) {
 		return nil, err
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, MaxBundleBytes+1))
+	data, err := io.ReadAll(io.LimitReader(file, MaxModelBytes+1))
 	if err != nil {
 		return nil, err
 	}
@@ -99,8 +86,8 @@ func checkEnvelope(data []byte) error {
 	refuse := func(kind error, offset int, detail string, values ...any) error {
 		return &BundleError{kind, offset, fmt.Sprintf(detail, values...)}
 	}
-	if len(data) > MaxBundleBytes {
-		return refuse(ErrBundleTooLarge, MaxBundleBytes, "%d bytes are allowed", MaxBundleBytes)
+	if len(data) > MaxModelBytes {
+		return refuse(ErrBundleTooLarge, MaxModelBytes, "%d bytes are allowed", MaxModelBytes)
 	}
 	if len(data) < len(modelMagic) || string(data[:len(modelMagic)]) != modelMagic {
 		return refuse(ErrNotBundle, 0, "expected %q", modelMagic)

@@ -454,7 +454,7 @@ var Fields = []Column{
 	{"served_probe_zstd_cost_ratio", Float, false, 0.0, 1000000.0, 0},
 }
 
-// OutcomeFields are the fields that a choice's measurement fills: all of them, or none if it was not measured.
+// OutcomeFields are what a choice's measurement fills: all of them, or none if it was not measured.
 var OutcomeFields = [AlgorithmCount][]string{
 	HDE: {
 		"hde_compression_ratio",
@@ -556,3 +556,30 @@ var plausibleMbps = map[LinkType][2]float64{
 	LinkTypeMetro: {1.0, 100000.0},
 	LinkTypeWAN:   {0.05, 40000.0},
 }
+
+// MaxModelBytes is the largest model.dwcp that a node loads.
+const MaxModelBytes = 67108864
+
+// modelMagic begins a model.dwcp.
+const modelMagic = "DWCPGO\r\n"
+
+// modelFormat is the layout of a model.dwcp that this package reads.
+const modelFormat = 1
+
+// treeDepth is how many levels a tree has at most.
+const treeDepth = 8
+
+// maxTrees is how many trees a model has at most.
+const maxTrees = 4096
+
+// maxLayers is how many layers its network has at most.
+const maxLayers = 8
+
+// maxUnits is how many units one of them has at most.
+const maxUnits = 512
+
+// maxSamples is how many sample rows a model.dwcp holds at most.
+const maxSamples = 1024
+
+// maxTextBytes is the longest name in it.
+const maxTextBytes = 256

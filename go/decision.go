@@ -12,14 +12,14 @@ const (
 // leastCostRatio keeps logarithms finite.
 const leastCostRatio = 1e-6
 
-// Rule says when the model's choice runs: only where, by what the node knows, it
-// is better than zstd even if the estimate errs by the rule's margin. It is
-// published with the model and the same as dwcp.decision in the pipeline.
+// Rule says when the model's choice runs: only where, by what the node knows, it is
+// better than zstd by so much that the estimate seldom errs; elsewhere zstd runs. It
+// is published with the model and the same as dwcp.decision in the pipeline.
 type Rule struct {
 	// FallbackConfidence is the probability under which the model counts as unsure.
 	FallbackConfidence float64
-	// GainMargins are, by the history_source feature, by how much the estimated
-	// logarithm of zstd's cost over the choice's may be too high.
+	// GainMargins are, by the history_source feature, what the estimated logarithm
+	// of zstd's cost over the choice's must exceed.
 	GainMargins [historySources]float64
 }
 

@@ -7,11 +7,9 @@ import (
 )
 
 const (
-	treeDepth   = 8
 	treeNodes   = 1 << treeDepth
 	inputSlots  = 64 // a power of two, so that an index needs a mask and no check
-	maxUnits    = 512
-	lanes       = 4 // units of a layer that are summed side by side
+	lanes       = 4  // units of a layer that are summed side by side
 	_           = uint(inputSlots - FeatureCount)
 	treesAtOnce = 4
 	orderShift  = 31 // the largest with which no difference of two orders overflows
@@ -75,6 +73,15 @@ func (model *Model) Version() string { return model.version }
 
 // Rule is the never-worse rule that was published with the model.
 func (model *Model) Rule() Rule { return model.rule }
+
+// Inputs are the places in a feature vector that the model looks at, in its order.
+func (model *Model) Inputs() []int {
+	inputs := make([]int, len(model.columns))
+	for input, column := range model.columns {
+		inputs[input] = int(column)
+	}
+	return inputs
+}
 
 // Predict fills probabilities, in candidate order. It allocates nothing unless it
 // fails: with a *NonFiniteError, or with ErrAnswerNotFinite.

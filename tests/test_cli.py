@@ -43,10 +43,10 @@ def test_from_an_archive_to_an_export_in_four_commands(home: Path):
     day = ("--start", f"{START:%Y-%m-%d}", "--end", "2026-08-04")
     dry = dwcp(home, "backfill", *day)
     assert dry.stdout.splitlines()[0].startswith("DRY RUN, nothing was changed"), dry.stderr
-    assert "500 rows" not in dwcp(home, "export", *day, str(home / "week.csv")).stdout
+    assert "500 rows" not in dwcp(home, "export", "window", *day, str(home / "week.csv")).stdout
     done = dwcp(home, "backfill", *day, "--no-dry-run")
     assert done.returncode == 0, done.stderr
-    exported = dwcp(home, "export", *day, str(home / "week.csv"))
+    exported = dwcp(home, "export", "window", *day, str(home / "week.csv"))
     rows = len((home / "week.csv").read_text().splitlines()) - 1
     assert exported.stdout == f"{rows} rows written to {home / 'week.csv'}\n"
     assert rows > 100

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from dwcp.contract import REGIONS
+from dwcp.contract import FEATURE_SET_DIGEST, REGIONS
 from dwcp.fleet.cli import app as fleet_app
 from dwcp.settings import Settings
 
@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 WEEKLY, MODEL, DATA, SITE = "The weekly run", "Models in the field", "Data", "This installation"
 app.add_typer(fleet_app, name="fleet", help="Measure real codecs on real bytes; emulate a fleet.", rich_help_panel=DATA)
+export = typer.Typer(no_args_is_help=True)
+app.add_typer(
+    export, name="export", help="Write labelled transfers for analysis, or the contract for Go.", rich_help_panel=DATA
+)
 
 Start = Annotated[str, typer.Option(help="First day, as 2026-10-26; UTC.")]
 End = Annotated[str, typer.Option(help="Day after the last, as 2026-11-02; UTC.")]
@@ -76,7 +80,7 @@ def evaluation(run_id: Annotated[str | None, typer.Argument(help="Default: the l
 @app.command(rich_help_panel=WEEKLY)
 def ladder(
     run_id: Annotated[str | None, typer.Argument(help="Default: the last run.")] = None,
-    rows: Annotated[Path | None, typer.Option(help="Rows as dwcp export writes them, instead of a run's.")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Rows of dwcp export window, instead of a run's.")] = None,
     ceilings: Annotated[
         Path | None, typer.Option(help="JSON with labels' repeatability: a library's manifest.")
     ] = None,
@@ -127,8 +131,8 @@ def backfill(
     typer.echo(run_backfill(local_settings(), run_id=_run_id("backfill"), start=start, end=end, options=options))
 
 
-@app.command(rich_help_panel=DATA)
-def export(
+@export.command("window")
+def export_rows(
     start: Start, end: End, to: Annotated[Path, typer.Argument(help="A .parquet or .csv file to write.")]
 ) -> None:
     """Write a labelled, validated window to Parquet or CSV (seed §5.1)."""
@@ -138,6 +142,17 @@ def export(
 
     rows = export_window(dsn(local_settings(), "reader"), Window.parse(start, end), to)
     typer.echo(f"{rows} rows written to {to}")
+
+
+@export.command("go")
+def export_go(
+    to: Annotated[Path, typer.Argument(help="The file of the Go module.")] = Path("go/contract_gen.go"),
+) -> None:
+    """Write the contract as Go: enums, features, bounds and the log's columns (seed §5.2 step 4)."""
+    from dwcp.export.go_contract import render_contract
+
+    to.write_text(render_contract(), encoding="utf-8")
+    typer.echo(f"contract {FEATURE_SET_DIGEST} written to {to}")
 
 
 @app.command(rich_help_panel=DATA)
