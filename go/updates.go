@@ -277,7 +277,7 @@ func (u *Updater) count(change func(*UpdateStatus)) {
 // note reports err. While nothing ever served, decisions say whether a model is
 // missing or was refused.
 func (u *Updater) note(err error) {
-	if now := u.selector.release.Load(); now.fault != nil && refused(err) {
+	if now := u.selector.release.Load(); now.fault != nil && notVerified(err) {
 		u.selector.release.Store(&release{fault: fmt.Errorf("%w: %w", ErrModelInvalid, err)})
 	}
 	u.count(func(status *UpdateStatus) {
@@ -285,7 +285,7 @@ func (u *Updater) note(err error) {
 		case err == nil:
 			status.LastError = ""
 			return
-		case refused(err):
+		case notVerified(err):
 			status.Refused++
 		default:
 			status.Failed++
@@ -294,8 +294,8 @@ func (u *Updater) note(err error) {
 	})
 }
 
-// refused tells what did not verify from what could not be read.
-func refused(err error) bool {
+// notVerified tells what did not verify from what could not be read.
+func notVerified(err error) bool {
 	return errors.Is(err, ErrSignature) || errors.Is(err, ErrReplayed) || errors.Is(err, ErrChannel) ||
 		errors.Is(err, ErrBundle) || errors.Is(err, ErrTooLarge)
 }
