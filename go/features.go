@@ -1,5 +1,7 @@
 package selector
 
+import "time"
+
 // FeatureExtractor turns what a node knows into what the model takes, as the
 // pipeline's features/recompute.py does, to the last bit. It is safe for concurrent
 // use and allocates nothing. Without a History every transfer is the first one.
@@ -57,7 +59,11 @@ func describeNetwork(features *Features, network *NetworkState) error {
 	into.put(FeatureCPUUsage, network.CPUUsage)
 	into.put(FeatureMemoryAvailable, float64(network.MemoryAvailableMB))
 	into.put(FeatureActiveTransfers, float64(network.ActiveTransfers))
-	features[FeatureTimeOfDay] = float32(network.At.UTC().Hour())
+	at := network.At
+	if at.IsZero() {
+		at = time.Now()
+	}
+	features[FeatureTimeOfDay] = float32(at.UTC().Hour())
 	features[FeatureRTTBin] = rttBin(network.RTTMs)
 	return into.err
 }

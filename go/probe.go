@@ -172,7 +172,7 @@ type Scan struct {
 	KnownShare float64       // share of its bytes in whole blocks that the peer's version has
 	ZeroShare  float64       // share of its bytes in blocks of nothing but zeros
 	Blocks     *BlockIndex   // of this payload: keep it for the next version
-	CPUTime    time.Duration // what scanning cost
+	CPUTime    time.Duration // what scanning cost: part of what is logged as probe_time_ms
 }
 
 // ScanShares hashes every block of a payload: the exact KnownShare, ZeroShare, and the
@@ -190,7 +190,7 @@ func ScanShares(ctx context.Context, payload io.ReaderAt, sizeBytes int64, known
 			hits++
 		}
 		if len(block) < ProbeBlockBytes {
-			index.tail = &hash
+			index.tail, index.hasTail = hash, true
 		} else if _, found := index.positions[hash]; !found {
 			index.positions[hash] = position
 		}

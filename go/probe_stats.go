@@ -18,8 +18,8 @@ const (
 	probeShare = 16
 	// zstd is several times dearer than lz4, and its gain over lz4 varies little within
 	// a payload: one block in four, unless there are few.
-	probeZstdEvery  = 4
-	probeZstdAllOf  = probeMostBlocks / probeShare
+	probeZstdEvery = 4
+	probeZstdAllOf = probeMostBlocks / probeShare
 )
 
 // probePosition is the n-th of planned positions spread evenly over count blocks, both
@@ -84,7 +84,8 @@ func HashBlock(block []byte) BlockHash { return blake2b128(block) }
 // sent that version to a peer. It is safe for concurrent use while nothing is added.
 type BlockIndex struct {
 	positions map[BlockHash]int // the first block that has these bytes
-	tail      *BlockHash        // of a last block that is shorter
+	tail      BlockHash         // of a last block that is shorter, if hasTail
+	hasTail   bool
 }
 
 // Has says whether the version has the block, at any position.
@@ -93,7 +94,7 @@ func (x *BlockIndex) Has(hash BlockHash) bool {
 		return false
 	}
 	_, found := x.positions[hash]
-	return found || x.tail != nil && *x.tail == hash
+	return found || x.hasTail && x.tail == hash
 }
 
 // Position is the first whole block of the version with these bytes, counting from 0.

@@ -19,7 +19,7 @@ type NetworkState struct {
 	CPUUsage          float64   // share in use on the sending node
 	MemoryAvailableMB int64     // free on the sending node
 	ActiveTransfers   int       // in flight on the sending node
-	At                time.Time // when the node decides; its UTC hour is a feature
+	At                time.Time // when the node decides, zero: now; its UTC hour is a feature
 }
 
 // NewNetworkState is the state of a link of which nothing was measured yet: the
