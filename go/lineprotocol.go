@@ -82,6 +82,15 @@ func (r *row) text(name, value string) {
 	}
 }
 
+// code logs an enum by its word; the contract has none for code 0.
+func (r *row) code(name string, code uint8, word string) {
+	if code == 0 {
+		r.refuse(name, "is unknown: the contract has no word for it")
+		return
+	}
+	r.text(name, word)
+}
+
 func (r *row) float(name string, value float64) {
 	if column := r.number(name, Float, value); column >= 0 {
 		r.fields[column] = strconv.FormatFloat(value, 'g', -1, 64)

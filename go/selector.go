@@ -97,11 +97,12 @@ func (selector *CompressionSelectorML) choose(
 		fault = ErrNoState
 		network, data = orDefaults(network, data)
 	}
-	at := network.At
-	if at.IsZero() {
-		at = began
+	if network.At.IsZero() {
+		now := *network
+		now.At = began
+		network = &now
 	}
-	decision.TimestampNs = selector.stamp(at)
+	decision.TimestampNs = selector.stamp(network.At)
 	decision.ProbeTime = data.Probe.CPUTime
 	decision.Bucket = RolloutBucket(selector.nodeID, data.ObjectID)
 	model, arm, acts := serving.route(decision.Bucket)
