@@ -8,7 +8,7 @@ import (
 )
 
 // Limits bound what a History keeps; a value of zero or less stands for the default.
-// One object takes about 250 bytes and its name, one peer about 150.
+// An object takes about 230 bytes with a name of 20 characters (BenchmarkHistoryMemory).
 type Limits struct {
 	Objects int // default 65,536
 	Peers   int // default 4,096
@@ -190,13 +190,19 @@ func hasTimes(values *outcomes) bool {
 	return sum == sum
 }
 
-// recallLink is the features that come from the past of a link.
+// recallLink is the features that come from the past of a link, defaults at cold start.
 func (h *History) recallLink(network *NetworkState) (bandwidthRatio, jitterAverageMs float64) {
-	var past link
-	if !h.peers.get(network.PeerID, &past) {
-		return FeatureSpecs[FeatureBandwidthRatio].Default, FeatureSpecs[FeatureJitterAverageMs].Default
+	past := noLink
+	h.peers.get(network.PeerID, &past)
+	bandwidthRatio = clamp(FeatureBandwidthMbps, network.BandwidthMbps) / past[linkBandwidthMbps]
+	if bandwidthRatio != bandwidthRatio {
+		bandwidthRatio = FeatureSpecs[FeatureBandwidthRatio].Default
 	}
-	return clamp(FeatureBandwidthMbps, network.BandwidthMbps) / past[linkBandwidthMbps], past[linkJitterMs]
+	jitterAverageMs = past[linkJitterMs]
+	if jitterAverageMs != jitterAverageMs {
+		jitterAverageMs = FeatureSpecs[FeatureJitterAverageMs].Default
+	}
+	return bandwidthRatio, jitterAverageMs
 }
 
 // observed is what a transfer adds to memory, see rememberedNames; NaN where nothing

@@ -2,14 +2,17 @@ package selector
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 func TestAnObjectsAveragesMoveByAlphaAndItsTypesBySlower(t *testing.T) {
@@ -274,7 +277,8 @@ func TestADamagedHistoryIsAColdStart(t *testing.T) {
 	try("another meaning", meaning, ErrHistoryOutdated)
 }
 
-// FuzzLoadHistory: a hostile file is an error, and what comes of it can be used.
+// FuzzLoadHistory: a hostile file is an error, also where its checksum holds, and what
+// comes of it can be used.
 func FuzzLoadHistory(f *testing.F) {
 	var saved bytes.Buffer
 	if err := fullHistory(f, 3).Save(&saved); err != nil {
@@ -282,13 +286,29 @@ func FuzzLoadHistory(f *testing.F) {
 	}
 	f.Add(saved.Bytes())
 	f.Add(saved.Bytes()[:60])
+	unset := bytes.Clone(saved.Bytes())
+	for at := len(unset) - 100; at < len(unset)-50; at++ {
+		unset[at] = 0xff // NaN
+	}
+	f.Add(unset)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		history, err := LoadHistory(bytes.NewReader(data), Limits{Objects: 8, Peers: 8})
-		if err != nil && !errors.Is(err, ErrHistoryDamaged) && !errors.Is(err, ErrHistoryOutdated) {
-			t.Fatalf("an untyped error: %v", err)
+		sealed := bytes.Clone(data)
+		if body := len(sealed) - sha256.Size; body >= 0 {
+			sum := sha256.Sum256(sealed[:body])
+			copy(sealed[body:], sum[:])
 		}
-		features := mustExtract(t, history, someNetwork(), someData())
-		mustLieWithinTheContract(t, &features)
+		for _, file := range [][]byte{data, sealed} {
+			history, err := LoadHistory(bytes.NewReader(file), Limits{Objects: 8, Peers: 8})
+			if err != nil && !errors.Is(err, ErrHistoryDamaged) && !errors.Is(err, ErrHistoryOutdated) {
+				t.Fatalf("an untyped error: %v", err)
+			}
+			for _, peer := range []string{"peer-0", "peer-1", "peer-2"} {
+				network, known := someNetwork(), someData()
+				network.PeerID, known.ObjectID = peer, "object"+peer[4:]
+				features := mustExtract(t, history, network, known)
+				mustLieWithinTheContract(t, &features)
+			}
+		}
 	})
 }
 
@@ -316,5 +336,39 @@ func BenchmarkHistoryFull(b *testing.B) {
 		if err := extractor.Extract(network, data, &features); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkHistoryMemory is of a full history: bytes that each object takes, with a name
+// of 20 characters, in memory and in its file.
+func BenchmarkHistoryMemory(b *testing.B) {
+	const objects = 65_536
+	for n := 0; n < b.N; n++ {
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		history := NewHistory(Limits{Objects: 2 * objects}) // no shard is full
+		network, data := someNetwork(), someData()
+		for object := 0; object < objects; object++ {
+			data.ObjectID = fmt.Sprintf("object-%013d", object)
+			mustObserve(b, history, network, data, someOutcome())
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		var saved bytes.Buffer
+		began := time.Now()
+		if err := history.Save(&saved); err != nil {
+			b.Fatal(err)
+		}
+		between := time.Now()
+		size := saved.Len()
+		if _, err := LoadHistory(&saved, Limits{Objects: 2 * objects}); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/objects, "B/object")
+		b.ReportMetric(float64(size)/objects, "B/object-saved")
+		b.ReportMetric(float64(between.Sub(began))/1e6, "save-ms")
+		b.ReportMetric(float64(time.Since(between))/1e6, "load-ms")
+		runtime.KeepAlive(history)
 	}
 }
