@@ -157,12 +157,15 @@ func sumTrees(trees []treeTable, orders *[inputSlots]int64, start float32) float
 	for len(trees) >= treesAtOnce {
 		four := (*[treesAtOnce]treeTable)(trees)
 		a, b, c, d := uint(1), uint(1), uint(1), uint(1)
-		for level := 0; level < treeDepth; level++ {
-			a = four[0].step(a, orders)
-			b = four[1].step(b, orders)
-			c = four[2].step(c, orders)
-			d = four[3].step(d, orders)
-		}
+		// One line a level: a loop's counter would take a register from the walk.
+		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
+		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
+		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
+		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
+		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
+		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
+		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
+		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
 		sum += four[0].leaves[a%treeNodes]
 		sum += four[1].leaves[b%treeNodes]
 		sum += four[2].leaves[c%treeNodes]
