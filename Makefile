@@ -40,7 +40,9 @@ lint: env ## Check style, types, generated files and the lock
 	@diff <($(UV) export $(EXPORT)) requirements.txt || { echo "requirements.txt is stale: run make requirements"; exit 1; }
 
 .PHONY: generate
-generate: env ## Write the pages that derive from code; tests fail while one is stale
+generate: env ## Write the files that derive from code; tests fail while one is stale
+	@$(RUN)/dwcp export go >/dev/null
+	@$(RUN)/python tools/go_testdata.py
 	@$(RUN)/dwcp dictionary > docs/data_dictionary.md
 	@$(RUN)/python tools/dag_docs.py
 

@@ -72,15 +72,6 @@ def _camel(name: str) -> str:
     return "".join(_WORDS.get(word, word.capitalize()) for word in name.replace("-", "_").split("_"))
 
 
-def _lower(name: str) -> str:
-    """The same for a name that the package keeps to itself."""
-    camel = _camel(name)
-    first = len(camel) - len(camel.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
-    # An initialism goes down as a whole, but the capital that begins the next word stays.
-    down = first if first == len(camel) or first == 1 else first - 1
-    return camel[:down].lower() + camel[down:]
-
-
 def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
@@ -98,7 +89,7 @@ def _names(variable: str, values: Sequence[str]) -> str:
 def _enum(kind: str, prefix: str, values: Sequence[str], meaning: str) -> str:
     """Constants from 0, ``String`` and ``Parse<kind>``."""
     first, *others = (f"{prefix}{_camel(value)}" for value in values)
-    names, receiver = f"{_lower(kind)}Names", kind.lower()
+    names, receiver = f"{kind.lower()}Names", kind.lower()
     return "\n".join(
         [
             f"// {meaning}",
@@ -120,7 +111,7 @@ def _enum(kind: str, prefix: str, values: Sequence[str], meaning: str) -> str:
 
 def _codes(kind: str, values: Sequence[str], meaning: str) -> str:
     """An enum that is a feature: its values are the feature's codes, and what is unknown has a code too."""
-    names, receiver = f"{_lower(kind)}Names", "code"
+    names, receiver = f"{kind.lower()}Names", "code"
     return "\n".join(
         [
             f"// {kind} is {meaning}, as the code that its feature takes. The zero value is an unknown one.",
