@@ -550,13 +550,6 @@ const ruleKnownBlocks = 0.5
 // ruleHDEAdvantage is how many times AMST's ratio HDE's has to be.
 const ruleHDEAdvantage = 2.0
 
-// plausibleMbps are the least and most that one link of a kind can carry, by LinkType.
-var plausibleMbps = map[LinkType][2]float64{
-	LinkTypeDC:    {10.0, 400000.0},
-	LinkTypeMetro: {1.0, 100000.0},
-	LinkTypeWAN:   {0.05, 40000.0},
-}
-
 // MaxModelBytes is the largest model.dwcp that a node loads.
 const MaxModelBytes = 67108864
 

@@ -234,9 +234,6 @@ def _numbers() -> Iterable[str]:
         ("ruleKnownBlocks", repr(rules.KNOWN_BLOCKS), "is the share of known blocks that calls for HDE."),
         ("ruleHDEAdvantage", repr(rules.HDE_ADVANTAGE), "is how many times AMST's ratio HDE's has to be."),
     )
-    yield "// plausibleMbps are the least and most that one link of a kind can carry, by LinkType."
-    rows = [f"\tLinkType{_camel(link)}: {{{low!r}, {high!r}}},\n" for link, (low, high) in _bandwidths()]
-    yield f"var plausibleMbps = map[LinkType][2]float64{{\n{''.join(_aligned(rows))}}}\n"
 
 
 def _bundle() -> Iterable[str]:
@@ -252,13 +249,3 @@ def _bundle() -> Iterable[str]:
         ("maxSamples", go_bundle.MOST_SAMPLES, "is how many sample rows a model.dwcp holds at most."),
         ("maxTextBytes", go_bundle.MOST_TEXT_BYTES, "is the longest name in it."),
     )
-
-
-def _bandwidths() -> Iterable[tuple[str, tuple[float, float]]]:
-    return contract.PLAUSIBLE_BANDWIDTH_MBPS.items()
-
-
-def _aligned(rows: Sequence[str]) -> list[str]:
-    """Values of neighbouring keys begin in one column, as gofmt has it."""
-    width = max(row.index(":") for row in rows) + 1
-    return [row[: row.index(":") + 1].ljust(width) + row[row.index(":") + 1 :] for row in rows]
