@@ -5,6 +5,7 @@ import (
 	"math"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -41,16 +42,27 @@ func columnPlaces() map[string]place {
 	return found
 }
 
-// row is one point under construction: its cells in the contract's order. The
-// first problem found stays and is returned by appendLine.
+// row is one point under construction: its cells, spelled as line protocol, in one
+// buffer, and by column where they are. The first problem found stays and is
+// returned by appendLine.
 type row struct {
-	tags    []string
-	fields  []string // each already spelled as line protocol; empty: no value
+	cells   []byte
+	tags    []span
+	fields  []span
 	problem error
 }
 
+// span is a cell's place in the buffer; empty: no value.
+type span struct{ from, to int }
+
+var rows = sync.Pool{New: func() any { return &row{tags: make([]span, len(Tags)), fields: make([]span, len(Fields))} }}
+
 func newRow() *row {
-	return &row{tags: make([]string, len(Tags)), fields: make([]string, len(Fields))}
+	r := rows.Get().(*row)
+	r.cells, r.problem = r.cells[:0], nil
+	clear(r.tags)
+	clear(r.fields)
+	return r
 }
 
 func (r *row) text(name, value string) {
@@ -76,10 +88,30 @@ func (r *row) text(name, value string) {
 	case at.tag && strings.ContainsAny(value, "\r\n\\"):
 		r.refuse(name, "holds a line break or a backslash, which no tag can store")
 	case at.tag:
-		r.tags[at.index] = tagEscapes.Replace(value)
+		r.tags[at.index] = r.cell(func(cells []byte) []byte { return appendEscaped(cells, value, ",= ") })
 	default:
-		r.fields[at.index] = `"` + textEscapes.Replace(value) + `"`
+		r.fields[at.index] = r.cell(func(cells []byte) []byte {
+			return append(appendEscaped(append(cells, '"'), value, `\"`), '"')
+		})
 	}
+}
+
+// cell adds what spell appends.
+func (r *row) cell(spell func(cells []byte) []byte) span {
+	from := len(r.cells)
+	r.cells = spell(r.cells)
+	return span{from, len(r.cells)}
+}
+
+// appendEscaped puts a backslash before each of the special characters, all of one byte.
+func appendEscaped(cells []byte, value, special string) []byte {
+	for index := 0; index < len(value); index++ {
+		if strings.IndexByte(special, value[index]) >= 0 {
+			cells = append(cells, '\\')
+		}
+		cells = append(cells, value[index])
+	}
+	return cells
 }
 
 // code logs an enum by its word; the contract has none for code 0.
@@ -93,28 +125,28 @@ func (r *row) code(name string, code uint8, word string) {
 
 func (r *row) float(name string, value float64) {
 	if column := r.number(name, Float, value); column >= 0 {
-		r.fields[column] = strconv.FormatFloat(value, 'g', -1, 64)
+		r.fields[column] = r.cell(func(cells []byte) []byte { return strconv.AppendFloat(cells, value, 'g', -1, 64) })
 	}
 }
 
 func (r *row) integer(name string, value int64) {
 	if column := r.number(name, Integer, float64(value)); column >= 0 {
-		r.fields[column] = strconv.FormatInt(value, 10) + "i"
+		r.fields[column] = r.cell(func(cells []byte) []byte { return append(strconv.AppendInt(cells, value, 10), 'i') })
 	}
 }
 
 // served logs the features as they were served. The shortest text of a float32
-// gives the same float32 back, and stays within limits that are decimal fractions.
+// gives the same float32 back, and that of a limit is the limit's own.
 func (r *row) served(features *Features) {
 	for index, value := range features {
 		column := &Fields[firstServedAt+index]
-		text := strconv.FormatFloat(float64(value), 'g', -1, 32)
-		decimal, err := strconv.ParseFloat(text, 64)
-		if err != nil || !within(decimal, column) {
-			r.refuse(column.Name, fmt.Sprintf("is %s, outside %g to %g", text, column.Minimum, column.Maximum))
+		if !(value >= float32(column.Minimum) && value <= float32(column.Maximum)) {
+			r.refuse(column.Name, fmt.Sprintf("is %g, outside %g to %g", value, column.Minimum, column.Maximum))
 			return
 		}
-		r.fields[firstServedAt+index] = text
+		r.fields[firstServedAt+index] = r.cell(func(cells []byte) []byte {
+			return strconv.AppendFloat(cells, float64(value), 'g', -1, 32)
+		})
 	}
 }
 
@@ -150,12 +182,12 @@ func (r *row) appendLine(line []byte, timestampNs int64) ([]byte, error) {
 		r.refuse("timestamp_ns", "is missing: InfluxDB would make one up")
 	}
 	for index, column := range Tags {
-		if r.tags[index] == "" {
+		if r.tags[index] == (span{}) {
 			r.refuse(column.Name, "is missing")
 		}
 	}
 	for index, column := range Fields {
-		if r.fields[index] == "" && !column.Nullable {
+		if r.fields[index] == (span{}) && !column.Nullable {
 			r.refuse(column.Name, "is missing")
 		}
 	}
@@ -163,29 +195,24 @@ func (r *row) appendLine(line []byte, timestampNs int64) ([]byte, error) {
 		return line, r.problem
 	}
 	line = append(line, Measurement...)
-	for index, value := range r.tags {
+	for index, cell := range r.tags {
 		line = append(line, ',')
 		line = append(line, Tags[index].Name...)
 		line = append(line, '=')
-		line = append(line, value...)
+		line = append(line, r.cells[cell.from:cell.to]...)
 	}
 	separator := byte(' ')
-	for index, value := range r.fields {
-		if value == "" {
+	for index, cell := range r.fields {
+		if cell == (span{}) {
 			continue
 		}
 		line = append(line, separator)
 		line = append(line, Fields[index].Name...)
 		line = append(line, '=')
-		line = append(line, value...)
+		line = append(line, r.cells[cell.from:cell.to]...)
 		separator = ','
 	}
 	line = append(line, ' ')
 	line = strconv.AppendInt(line, timestampNs, 10)
 	return append(line, '\n'), nil
 }
-
-var (
-	tagEscapes  = strings.NewReplacer(",", `\,`, "=", `\=`, " ", `\ `)
-	textEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
-)

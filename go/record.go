@@ -38,10 +38,18 @@ func (record *Record) Outcome() *Outcome {
 	}
 }
 
+// tookMs is how long the transfer took: compressing, sending, decompressing.
+func (record *Record) tookMs() float64 {
+	measured := &record.Measured
+	engine := [AlgorithmCount]Measured{HDE: measured.HDE, AMST: measured.AMST, Zstd: measured.Zstd}[record.Decision.Choice]
+	return engine.CompressionMs + record.TransferMs + engine.DecompressionMs
+}
+
 // appendLine adds the record as a line of line protocol. It returns an
 // *InvalidRowError if the contract would refuse it.
 func (record *Record) appendLine(line []byte, nodeID, zone string) ([]byte, error) {
 	r := newRow()
+	defer rows.Put(r)
 	network, data, decision := &record.Network, &record.Data, &record.Decision
 	r.code("region", uint8(network.Region), network.Region.String())
 	r.text("availability_zone", zone)
@@ -93,25 +101,24 @@ func (record *Record) addMeasurements(r *row) {
 	r.integer("measured_runs", int64(max(record.Runs, 1)))
 	r.float("measurement_propensity", record.Propensity)
 
-	var waitedMs, cpuMs float64
+	var cpuMs float64
 	measured, size := &record.Measured, float64(record.Data.SizeBytes)
-	for choice, engine := range map[Choice]*Measured{HDE: &measured.HDE, AMST: &measured.AMST, Zstd: &measured.Zstd} {
-		if choice == executed {
-			waitedMs = engine.CompressionMs + engine.DecompressionMs
-			cpuMs = waitedMs
+	for _, engine := range [...]struct {
+		*Measured
+		choice Choice
+		prefix string
+	}{{&measured.HDE, HDE, "hde"}, {&measured.AMST, AMST, "amst"}, {&measured.Zstd, Zstd, "baseline"}} {
+		if engine.choice == executed {
+			cpuMs = engine.CompressionMs + engine.DecompressionMs
 		}
-		if choice != executed && !record.FullyMeasured {
+		if engine.choice != executed && !record.FullyMeasured {
 			continue
 		}
-		prefix := choice.String()
-		if choice == Zstd {
-			prefix = "baseline"
-		}
-		r.float(prefix+"_compression_time_ms", engine.CompressionMs)
-		r.float(prefix+"_decompression_time_ms", engine.DecompressionMs)
-		r.integer(prefix+"_compressed_size_bytes", engine.CompressedBytes)
-		if choice != AMST {
-			r.float(prefix+"_compression_ratio", size/float64(engine.CompressedBytes))
+		r.float(engine.prefix+"_compression_time_ms", engine.CompressionMs)
+		r.float(engine.prefix+"_decompression_time_ms", engine.DecompressionMs)
+		r.integer(engine.prefix+"_compressed_size_bytes", engine.CompressedBytes)
+		if engine.choice != AMST { // the contract has no ratio of AMST's
+			r.float(engine.prefix+"_compression_ratio", size/float64(engine.CompressedBytes))
 		}
 	}
 	if executed == HDE || record.FullyMeasured {
@@ -127,7 +134,7 @@ func (record *Record) addMeasurements(r *row) {
 		cpuMs = measured.AMSTCPUMs + measured.AMSTDecompressionCPUMs
 	}
 	r.float("actual_transfer_time_ms", record.TransferMs)
-	r.float("actual_throughput_mbps", throughputMbps(size, record.TransferMs+waitedMs))
+	r.float("actual_throughput_mbps", throughputMbps(size, record.tookMs()))
 	r.float("total_cpu_overhead_ms", cpuMs)
 }
 
