@@ -12,12 +12,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dwcp.contract import LINK_TYPES, REGIONS, ROLLOUT_BUCKETS
+from dwcp.fleet.last_probe import LastProbes
 from dwcp.fleet.outcomes import beside_other_work
 from dwcp.fleet.world import Transfers, World
 
 _LOGGED_LOOKS = ("entropy", "compressibility_score")
-_LOOKS = ("delta_potential", "zero_share", "probe_zstd_share")
+_LOOKS = ("delta_potential", "probe_zstd_share")
 _PROBE_SPEEDS = ("probe_zstd_ms_per_mb", "probe_lz4_ms_per_mb")
+_SHARES = {"known_share": "hde_hit_rate", "zero_share": "zero_share"}
+"""What a dirty log or a pass over all blocks tells of this very payload."""
 _DIRTY_LOG = ("vm_memory", "vm_disk")
 """A hypervisor's dirty log gives these types' known share for nothing; of the others all blocks are hashed for it."""
 
@@ -49,12 +52,16 @@ class Nodes:
         self._look = {name: profiles.column(name) for name in (*_LOGGED_LOOKS, *_LOOKS, *_PROBE_SPEEDS)}
         dirty_log = pc.is_in(table["data_type"], value_set=pa.array(_DIRTY_LOG)).to_numpy()
         hashed = (profiles.column("version") > 0) & ~dirty_log
-        self._looking_ms = profiles.column("probe_time_ms") + np.where(hashed, profiles.column("hash_ms"), 0.0)
+        self._probe_ms, self._hash_ms = (
+            profiles.column("probe_time_ms"),
+            np.where(hashed, profiles.column("hash_ms"), 0.0),
+        )
+        self._probes = LastProbes(len(nodes), len(objects))
 
     def know(self, transfers: Transfers) -> Known:
-        """All that is known of a week's transfers.
+        """All that is known of a week's transfers; weeks come in order, as nodes remember their probes.
 
-        A probe takes longer beside the node's other work. Its time is that of the probe and, where no dirty log says
+        A look takes longer beside the node's other work. Its time is that of a fresh probe and, where no dirty log says
         which blocks the peer has, of hashing.
         """
         world, profile = self._world, transfers.profile
@@ -62,6 +69,9 @@ class Nodes:
         rng = np.random.default_rng([world.seed, int(transfers.number[0]), 1])
         slowdown = beside_other_work(rng, transfers) / world.nodes.speed[transfers.node]
         version = profiles.column("version")[profile]
+        number = profiles.object_of_row[profile]
+        last = self._probes.recall(transfers.node, number, profile, slowdown, transfers.fully_measured)
+        look_ms = (np.where(last.fresh, self._probe_ms[profile], 0.0) + self._hash_ms[profile]) * slowdown
         texts = {name: _take(column, profile) for name, column in self._payload.items()}
         logged = {
             "timestamp_ns": transfers.timestamp_ns,
@@ -80,17 +90,17 @@ class Nodes:
             **texts,
             "object_version": version,
             "data_size_bytes": profiles.column("size_bytes")[profile],
-            **{name: self._look[name][profile] for name in _LOGGED_LOOKS},
+            **{name: self._look[name][last.profile] for name in _LOGGED_LOOKS},
             "cpu_usage": transfers.cpu_usage,
             "memory_available_mb": transfers.memory_mb,
             "active_transfers": transfers.active_transfers,
-            "probe_time_ms": self._looking_ms[profile] * slowdown,
-            "rollout_bucket": self._bucket[transfers.node, profiles.object_of_row[profile]],
+            "probe_time_ms": look_ms,
+            "rollout_bucket": self._bucket[transfers.node, number],
         }
         seen = {
-            **{name: self._look[name][profile] for name in _LOOKS},
-            **{name: self._look[name][profile] * slowdown for name in _PROBE_SPEEDS},
-            "known_share": profiles.column("hde_hit_rate")[profile],
+            **{name: self._look[name][last.profile] for name in _LOOKS},
+            **{name: self._look[name][last.profile] * last.slowdown for name in _PROBE_SPEEDS},
+            **{name: profiles.column(column)[profile] for name, column in _SHARES.items()},
             "peer_has_version": version > 0,
             "amst_streams": transfers.streams,
         }

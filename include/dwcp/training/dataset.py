@@ -32,7 +32,8 @@ class Dataset:
     """Labelled transfers in time order; every array has ``rows`` as its first dimension.
 
     ``features`` float32 (rows, features) in ``feature_names`` order; ``labels`` index ``CANDIDATES``; ``costs_ms``
-    (rows, 4) in ``ALGORITHMS`` order; ``split`` is ``TRAIN``, ``VALIDATION`` or ``TEST``. ``dropped`` counts the rows
+    (rows, 4) in ``ALGORITHMS`` order; ``look_ms`` is what looking at the payload before the choice cost, 0
+    where that was not logged; ``split`` is ``TRAIN``, ``VALIDATION`` or ``TEST``. ``dropped`` counts the rows
     that were left out, by reason.
     """
 
@@ -48,6 +49,7 @@ class Dataset:
     region: NDArray[np.str_]
     size_bytes: NDArray[np.int64]
     measured_runs: NDArray[np.int64]
+    look_ms: NDArray[np.float64]
     split: NDArray[np.int8]
     feature_names: tuple[str, ...]
     dropped: dict[str, int]
@@ -147,6 +149,7 @@ def build_dataset(table: pa.Table) -> Dataset:
         object_version=rows["object_version"].to_numpy(),
         size_bytes=rows["data_size_bytes"].to_numpy(),
         measured_runs=rows["measured_runs"].to_numpy(),
+        look_ms=pc.fill_null(pc.cast(rows["probe_time_ms"], pa.float64()), 0.0).to_numpy(),
         split=np.full(rows.num_rows, TRAIN, np.int8),
         feature_names=tuple(feature.name for feature in FEATURES),
         dropped={"not fully measured": int((~labelled).sum())},

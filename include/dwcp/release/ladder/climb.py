@@ -130,7 +130,7 @@ def _climb_split(name: str, rows: Rows, settings: Settings) -> Climbed:
             test_objects=len(objects),
             new_objects=len(objects - known),
             dropped=rows.dataset.dropped,
-            look_share=float(test.look_ms().sum() / metrics.oracle_cost(test.dataset.costs_ms).sum()),
+            look_share=float(test.dataset.look_ms.sum() / metrics.oracle_cost(test.dataset.costs_ms).sum()),
             rungs=score.rungs(every, test, settings),
             slices=score.slices(by_name[found.ENSEMBLE], by_name[found.PRODUCT], test, known, settings),
         ),

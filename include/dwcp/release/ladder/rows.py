@@ -57,12 +57,6 @@ class Rows:
         values: Floats = pc.cast(self.table[column], pa.float64(), safe=False).to_numpy()
         return values
 
-    def look_ms(self) -> Floats:
-        """What looking at each payload before the choice cost, (rows,); 0 where that was not logged."""
-        if "probe_time_ms" not in self.table.column_names:
-            return np.zeros(self.dataset.rows)
-        return np.nan_to_num(self.numbers("probe_time_ms"))
-
     def relabelled(self, definition: str) -> Rows:
         """The same transfers under another definition of the oracle."""
         costs = transfer_costs_ms(self.table, definition)

@@ -45,7 +45,7 @@ LINK, TYPE, LINK_TYPE, SIZE, GAP, AGE = (
 
 def rungs(selectors: Sequence[Selector], test: Rows, settings: Settings) -> tuple[Rung, ...]:
     """Every selector's figures under the same draws of objects."""
-    dataset, look_ms = test.dataset, test.look_ms()
+    dataset, look_ms = test.dataset, test.dataset.look_ms
     ratios: dict[str, Ratio] = {}
     for selector in selectors:
         for metric, ratio in _ratios(selector.said, selector.runs, look_ms * selector.looks, dataset).items():
@@ -74,8 +74,8 @@ def slices(argmax: Selector, product: Selector, test: Rows, known: set[str], set
     """
     dataset = test.dataset
     masks = {(by, name): mask for by, name, mask in _masks(dataset, known) if mask.any()}
-    said = _ratios(argmax.said, argmax.runs, test.look_ms(), dataset)
-    ran = _ratios(product.said, product.runs, test.look_ms(), dataset)
+    said = _ratios(argmax.said, argmax.runs, test.dataset.look_ms, dataset)
+    ran = _ratios(product.said, product.runs, test.dataset.look_ms, dataset)
     wanted = {
         "accuracy": said["accuracy"],
         "regret": said["regret"],
