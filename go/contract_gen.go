@@ -196,9 +196,6 @@ func ParseDataType(name string) DataType {
 // FeatureCount is the length of a feature vector.
 const FeatureCount = 40
 
-// SeedFeatureCount is how many of them are raw; derived ones follow.
-const SeedFeatureCount = 18
-
 // FeatureSetDigest names the definition of the features; a model of another is refused.
 const FeatureSetDigest = "27e4bd9bd1c58f77"
 
@@ -498,6 +495,12 @@ const probeFewestBlocks = 64
 
 // probeMostBlocks is the bound of that for large payloads.
 const probeMostBlocks = 256
+
+// probeBlocksPerLook is one block in how many it looks at between those bounds.
+const probeBlocksPerLook = 16
+
+// probeZstdEvery is one in how many of those zstd runs on, unless they are few.
+const probeZstdEvery = 4
 
 // rttDatacenterBelowMs ends the datacenter's RTT bin, exclusive.
 const rttDatacenterBelowMs = 1.0

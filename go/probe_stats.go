@@ -11,16 +11,11 @@ import (
 // than 1,024, at most 256. More blocks tell more, but only a large payload takes long
 // enough for the longer look to be worth its time.
 func probeBlocks(count int64) int {
-	return int(min(count, max(probeFewestBlocks, min(probeMostBlocks, count/probeShare))))
+	return int(min(count, max(probeFewestBlocks, min(probeMostBlocks, count/probeBlocksPerLook))))
 }
 
-const (
-	probeShare = 16
-	// zstd is several times dearer than lz4, and its gain over lz4 varies little within
-	// a payload: one block in four, unless there are few.
-	probeZstdEvery = 4
-	probeZstdAllOf = probeMostBlocks / probeShare
-)
+// probeZstdAllOf is up to how many blocks zstd runs on all of them.
+const probeZstdAllOf = probeMostBlocks / probeBlocksPerLook
 
 // probePosition is the n-th of planned positions spread evenly over count blocks, both
 // ends included, rounded half to even.

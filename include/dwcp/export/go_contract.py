@@ -136,7 +136,6 @@ def _codes(kind: str, values: Sequence[str], meaning: str) -> str:
 def _features() -> Iterable[str]:
     yield from _constants(
         ("FeatureCount", len(contract.FEATURES), "is the length of a feature vector."),
-        ("SeedFeatureCount", len(contract.SEED_FEATURES), "is how many of them are raw; derived ones follow."),
         (
             "FeatureSetDigest",
             _quoted(contract.FEATURE_SET_DIGEST),
@@ -212,6 +211,8 @@ def _numbers() -> Iterable[str]:
         ("ProbeHashBytes", probe.HASH_BYTES, "is the length of a block's blake2b hash."),
         ("probeFewestBlocks", probe.FEWEST_BLOCKS, "is how many blocks a probe looks at, of a payload that has them."),
         ("probeMostBlocks", probe.MOST_BLOCKS, "is the bound of that for large payloads."),
+        ("probeBlocksPerLook", probe.BLOCKS_PER_LOOK, "is one block in how many it looks at between those bounds."),
+        ("probeZstdEvery", probe.ZSTD_EVERY, "is one in how many of those zstd runs on, unless they are few."),
         ("rttDatacenterBelowMs", repr(contract.RTT_BINS_MS[0]), "ends the datacenter's RTT bin, exclusive."),
         ("rttMetroUpToMs", repr(contract.RTT_BINS_MS[1]), "ends the metro's RTT bin, inclusive."),
         ("sizeSmallBelowBytes", contract.SIZE_BINS_BYTES[0], "ends the bin of small payloads, exclusive."),

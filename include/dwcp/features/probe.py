@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 BLOCK_BYTES = 4_096
 HASH_BYTES = 16
 FEWEST_BLOCKS, MOST_BLOCKS = 64, 256
-_SHARE = 16
-_ZSTD_EVERY = 4
+BLOCKS_PER_LOOK = 16
+"""Between those two bounds one block in so many is looked at."""
+ZSTD_EVERY = 4
 """zstd is several times dearer than lz4, and its gain over lz4 varies little within a payload: one block in four."""
 _zstd = zstandard.ZstdCompressor(level=3)
 
@@ -49,7 +50,7 @@ def probe_blocks(count: int) -> int:
 
     More blocks tell more, but only a large payload takes long enough for the longer look to be worth its time.
     """
-    return min(count, max(FEWEST_BLOCKS, min(MOST_BLOCKS, count // _SHARE)))
+    return min(count, max(FEWEST_BLOCKS, min(MOST_BLOCKS, count // BLOCKS_PER_LOOK)))
 
 
 def block_hashes(payload: bytes) -> list[bytes]:
@@ -93,7 +94,7 @@ def probe(payload: bytes, known_blocks: Collection[bytes]) -> Probe:
     at_ns = time.thread_time_ns()
     light = sum(min(len(block), len(lz4.block.compress(block, store_size=False))) for block in blocks)
     lz4_ns = time.thread_time_ns() - at_ns
-    some = blocks[:: _ZSTD_EVERY if len(blocks) > MOST_BLOCKS // _SHARE else 1]
+    some = blocks[:: ZSTD_EVERY if len(blocks) > MOST_BLOCKS // BLOCKS_PER_LOOK else 1]
     some_raw = sum(map(len, some))
     at_ns = time.thread_time_ns()
     heavy = sum(min(len(block), len(_zstd.compress(block))) for block in some)
