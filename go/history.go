@@ -8,7 +8,7 @@ import (
 )
 
 // Limits bound what a History keeps; a value of zero or less stands for the default.
-// An object takes about 230 bytes with a name of 20 characters (BenchmarkHistoryMemory).
+// An object takes about 340 bytes with a name of 20 characters (BenchmarkHistoryMemory).
 type Limits struct {
 	Objects int // default 65,536
 	Peers   int // default 4,096
@@ -19,10 +19,16 @@ type Limits struct {
 // defines them. It is bounded: what was not used for longest goes first. It is safe
 // for concurrent use, and reading it allocates nothing.
 type History struct {
-	objects   *table[outcomes]
+	objects   *table[object]
 	peers     *table[link]
 	typesLock sync.Mutex
 	types     []atomic.Pointer[outcomes] // by DataType; never nil, replaced as a whole
+}
+
+// object is what is remembered of one object; a probe of no block is none.
+type object struct {
+	averages outcomes
+	probe    Probe
 }
 
 // outcomes are averages of what rememberedNames names; NaN where nothing was observed.
@@ -41,6 +47,7 @@ const maxNameBytes = 1_024
 
 var (
 	noOutcomes = newNoOutcomes()
+	noObject   = object{averages: noOutcomes}
 	noLink     = link{math.NaN(), math.NaN()}
 )
 
@@ -60,7 +67,7 @@ func NewHistory(limits Limits) *History {
 		limits.Peers = 4_096
 	}
 	history := &History{
-		objects: newTable[outcomes](limits.Objects),
+		objects: newTable[object](limits.Objects),
 		peers:   newTable[link](limits.Peers),
 		types:   make([]atomic.Pointer[outcomes], len(datatypeNames)),
 	}
@@ -107,7 +114,7 @@ func (h *History) Observe(network *NetworkState, data *DataCharacteristics, outc
 		return err
 	}
 	if data.ObjectID != "" {
-		h.objects.update(data.ObjectID, &noOutcomes, &observed, moveObject)
+		h.objects.update(data.ObjectID, &noObject, &object{averages: observed}, moveObject)
 	}
 	h.observeType(data.DataType, &observed)
 	if network.PeerID != "" {
@@ -138,7 +145,27 @@ func (h *History) typePlace(kind DataType) int {
 	return int(DataTypeUnknown)
 }
 
-func moveObject(averages, observed *outcomes) { move(averages[:], observed[:], historyAlpha) }
+// LastProbe is the probe of an object that was kept last. It took no time of its own.
+func (h *History) LastProbe(objectID string) (probe Probe, found bool) {
+	kept := noObject
+	h.objects.get(objectID, &kept)
+	return kept.probe, kept.probe.Blocks > 0
+}
+
+// KeepProbe remembers a probe of an object: the first one, and one taken where no
+// transfer waits for it, as after a full measurement. A probe that is not Complete is
+// not kept, nor is any under "".
+func (h *History) KeepProbe(objectID string, probe Probe) {
+	if objectID == "" || len(objectID) > maxNameBytes || probe.Blocks < 1 || !probe.Complete {
+		return
+	}
+	probe.CPUTime = 0
+	h.objects.update(objectID, &noObject, &object{probe: probe}, keepProbe)
+}
+
+func keepProbe(kept, given *object) { kept.probe = given.probe }
+
+func moveObject(kept, observed *object) { move(kept.averages[:], observed.averages[:], historyAlpha) }
 
 func moveLink(averages, observed *link) { move(averages[:], observed[:], historyAlpha) }
 
@@ -160,9 +187,9 @@ func move(averages, observed []float64, alpha float64) {
 // cold start. source is the feature history_source.
 func (h *History) recall(data *DataCharacteristics, values *outcomes) (source float64) {
 	ofType := h.types[h.typePlace(data.DataType)].Load()
-	if !h.objects.get(data.ObjectID, values) {
-		*values = noOutcomes
-	}
+	kept := noObject
+	h.objects.get(data.ObjectID, &kept)
+	*values = kept.averages
 	own := hasTimes(values)
 	for place, value := range values {
 		if value != value {

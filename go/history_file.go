@@ -16,8 +16,9 @@ import (
 )
 
 // A history is kept as: the magic, a format number, a digest of what its figures mean;
-// each data type's averages; the objects' and the peers' names with theirs, in runs of
-// which an empty one is the last; SHA-256 of all before. Numbers are little-endian.
+// each data type's averages; the objects' names with their averages and last probes and
+// the peers' with their averages, in runs of which an empty one is the last; SHA-256 of
+// all before. Numbers are little-endian, figures float64.
 
 var historyMagic = [8]byte{'D', 'W', 'C', 'P', 'H', 'I', 'S', 'T'}
 
@@ -40,6 +41,7 @@ func historyMeaning() [sha256.Size]byte {
 	return sha256.Sum256([]byte(fmt.Sprint(
 		FeatureSetDigest, rememberedNames, datatypeNames, historyAlpha, historyTypeAlpha,
 		callBytes, leastShare, deltaMsPerMB, newMsPerMB, AMSTChunkBytes,
+		ProbeBlockBytes, probeFewestBlocks, probeMostBlocks, probeBlocksPerLook, probeZstdEvery,
 	)))
 }
 
@@ -54,15 +56,15 @@ func (h *History) Save(to io.Writer) error {
 	head.Write(binary.LittleEndian.AppendUint32(nil, historyFormat))
 	head.Write(meaning[:])
 	for kind := range h.types {
-		head.Write(appendFloats(nil, h.types[kind].Load()[:]))
+		head.Write(appendFloats(nil, h.types[kind].Load()[:]...))
 	}
 	if _, err := out.Write(head.Bytes()); err != nil {
 		return err
 	}
-	if err := saveTable(out, h.objects, func(value *outcomes) []float64 { return value[:] }); err != nil {
+	if err := saveTable(out, h.objects, appendObject); err != nil {
 		return err
 	}
-	if err := saveTable(out, h.peers, func(value *link) []float64 { return value[:] }); err != nil {
+	if err := saveTable(out, h.peers, appendLink); err != nil {
 		return err
 	}
 	if _, err := buffered.Write(sum.Sum(nil)); err != nil {
@@ -72,7 +74,7 @@ func (h *History) Save(to io.Writer) error {
 }
 
 // saveTable writes a table shard by shard, and locks none while it writes.
-func saveTable[V any](out io.Writer, t *table[V], floats func(*V) []float64) error {
+func saveTable[V any](out io.Writer, t *table[V], appendValue func([]byte, *V) []byte) error {
 	var run []byte
 	for n := range t.shards {
 		s := &t.shards[n]
@@ -83,7 +85,7 @@ func saveTable[V any](out io.Writer, t *table[V], floats func(*V) []float64) err
 				kept := &s.slots[place]
 				run = binary.LittleEndian.AppendUint16(run, uint16(len(kept.name)))
 				run = append(run, kept.name...)
-				run = appendFloats(run, floats(&kept.value))
+				run = appendValue(run, &kept.value)
 			}
 		}
 		s.mutex.RUnlock()
@@ -96,7 +98,17 @@ func saveTable[V any](out io.Writer, t *table[V], floats func(*V) []float64) err
 	return err
 }
 
-func appendFloats(to []byte, values []float64) []byte {
+func appendObject(to []byte, kept *object) []byte {
+	probe := &kept.probe
+	return appendFloats(appendFloats(to, kept.averages[:]...),
+		float64(probe.Blocks), probe.Entropy, probe.CompressibilityScore, probe.DeltaPotential,
+		probe.ZstdShare, probe.ZstdMsPerMB, probe.LZ4MsPerMB,
+	)
+}
+
+func appendLink(to []byte, kept *link) []byte { return appendFloats(to, kept[:]...) }
+
+func appendFloats(to []byte, values ...float64) []byte {
 	for _, value := range values {
 		to = binary.LittleEndian.AppendUint64(to, math.Float64bits(value))
 	}
@@ -134,8 +146,8 @@ func (h *History) load(in *historyReader) error {
 		in.floats(averages[:])
 		h.types[kind].Store(&averages)
 	}
-	loadTable(in, h.objects, func(value *outcomes) []float64 { return value[:] })
-	loadTable(in, h.peers, func(value *link) []float64 { return value[:] })
+	loadTable(in, h.objects, readObject)
+	loadTable(in, h.peers, readLink)
 	if in.err != nil {
 		return in.err
 	}
@@ -148,7 +160,7 @@ func (h *History) load(in *historyReader) error {
 	return in.err
 }
 
-func loadTable[V any](in *historyReader, t *table[V], floats func(*V) []float64) {
+func loadTable[V any](in *historyReader, t *table[V], readValue func(*historyReader, *V)) {
 	for names := uint32(0); in.err == nil; {
 		run := in.uint32()
 		if run == 0 {
@@ -160,13 +172,32 @@ func loadTable[V any](in *historyReader, t *table[V], floats func(*V) []float64)
 		for ; run > 0 && in.err == nil; run-- {
 			name := in.name()
 			var value V
-			in.floats(floats(&value))
+			readValue(in, &value)
 			if in.err == nil {
 				t.update(name, &value, &value, func(kept, loaded *V) { *kept = *loaded })
 			}
 		}
 	}
 }
+
+func readObject(in *historyReader, value *object) {
+	in.floats(value.averages[:])
+	var figures [7]float64
+	in.floats(figures[:])
+	for _, figure := range figures {
+		if in.err == nil && !(figure >= 0 && figure <= 1e9) {
+			in.err = fmt.Errorf("%w: a probe has a figure of %v", ErrHistoryDamaged, figure)
+		}
+	}
+	if figures[0] >= 1 {
+		value.probe = Probe{
+			Blocks: int(figures[0]), Complete: true, Entropy: figures[1], CompressibilityScore: figures[2],
+			DeltaPotential: figures[3], ZstdShare: figures[4], ZstdMsPerMB: figures[5], LZ4MsPerMB: figures[6],
+		}
+	}
+}
+
+func readLink(in *historyReader, value *link) { in.floats(value[:]) }
 
 // historyReader reads and sums; after its first error it reads nothing more.
 type historyReader struct {

@@ -112,6 +112,42 @@ func TestImpossibleOutcomesAreRefused(t *testing.T) {
 	}
 }
 
+func TestAProbeIsKeptUntilTheNext(t *testing.T) {
+	history := NewHistory(Limits{})
+	probe := someData().Probe
+	probe.CPUTime = time.Second
+	history.KeepProbe("disk-7", probe)
+	probe.CPUTime = 0
+	mustObserve(t, history, someNetwork(), someData(), someOutcome())
+	if kept, found := history.LastProbe("disk-7"); !found || kept != probe {
+		t.Errorf("kept is %+v", kept)
+	}
+	partial := probe
+	partial.Complete, partial.Entropy = false, 0.9
+	history.KeepProbe("disk-7", partial)
+	history.KeepProbe("disk-7", Probe{})
+	if kept, _ := history.LastProbe("disk-7"); kept != probe {
+		t.Errorf("half a probe took its place: %+v", kept)
+	}
+	partial.Complete = true
+	history.KeepProbe("disk-7", partial)
+	if kept, _ := history.LastProbe("disk-7"); kept != partial {
+		t.Errorf("a later probe was not kept: %+v", kept)
+	}
+	history.KeepProbe("", probe)
+	for _, name := range []string{"", "disk-8"} {
+		if kept, found := history.LastProbe(name); found {
+			t.Errorf("%q has a probe: %+v", name, kept)
+		}
+	}
+	if source := mustExtract(t, history, someNetwork(), someData())[FeatureHistorySource]; source != 2 {
+		t.Errorf("probes disturbed the averages: history_source is %v", source)
+	}
+	if !math.IsNaN(NewHistory(Limits{}).types[1].Load()[0]) || !math.IsNaN(noObject.averages[0]) {
+		t.Error("what stands for nothing was written to")
+	}
+}
+
 func TestTheStoreIsBoundedAndKeepsWhatIsUsed(t *testing.T) {
 	const limit = 1_000
 	names := newTable[link](limit)
@@ -196,6 +232,9 @@ func fullHistory(t testing.TB, objects int) *History {
 		outcome.Zstd.CompressedBytes = int64(10_000 + n)
 		outcome.FullyMeasured = n%2 == 0
 		mustObserve(t, history, network, data, outcome)
+		if n%3 == 0 {
+			history.KeepProbe(data.ObjectID, Probe{n + 1, true, 0.1, 0.2, 0.3, 0.4, float64(n), 6, 0})
+		}
 	}
 	return history
 }
@@ -219,6 +258,10 @@ func TestAHistoryOutlivesItsNode(t *testing.T) {
 		data.DataType = DataType(n % len(datatypeNames))
 		if before, after := mustExtract(t, history, network, data), mustExtract(t, loaded, network, data); before != after {
 			t.Fatalf("object %d: %v before, %v after", n, before, after)
+		}
+		before, kept := history.LastProbe(data.ObjectID)
+		if after, found := loaded.LastProbe(data.ObjectID); found != kept || before != after {
+			t.Fatalf("object %d: %+v before, %+v after", n, before, after)
 		}
 	}
 	if left, err := filepath.Glob(path + "*"); err != nil || len(left) != 1 {

@@ -111,6 +111,23 @@ func (p *Prober) Probe(ctx context.Context, payload io.ReaderAt, sizeBytes int64
 	return sums.probe(planned), nil
 }
 
+// ProbeOnce is the last probe of an object that history keeps, and of an object without
+// one a fresh Probe, which is then kept: a look takes longer than many a transfer, and
+// what it tells changes little from version to version. A full measurement, for which no
+// transfer waits, should end with a fresh Probe and KeepProbe.
+func (p *Prober) ProbeOnce(
+	ctx context.Context, history *History, objectID string, payload io.ReaderAt, sizeBytes int64, known *BlockIndex,
+) (Probe, error) {
+	if kept, found := history.LastProbe(objectID); found {
+		return kept, nil
+	}
+	probe, err := p.Probe(ctx, payload, sizeBytes, known)
+	if err == nil {
+		history.KeepProbe(objectID, probe)
+	}
+	return probe, err
+}
+
 // heavyOnes says which blocks of a round the heavy codec runs on: the k-th is the
 // (first+k·step)-th of all, of which it runs on one in every.
 type heavyOnes struct{ first, step, every int }

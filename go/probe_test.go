@@ -155,6 +155,23 @@ func TestAProbeEndsInTime(t *testing.T) {
 	}
 }
 
+func TestAnObjectIsProbedOnce(t *testing.T) {
+	engines, history, ctx := &fakeEngines{}, NewHistory(Limits{}), context.Background()
+	prober := NewProber(engines)
+	first, err := prober.ProbeOnce(ctx, history, "disk-7", zeros{}, 1<<20, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := engines.light
+	second, err := prober.ProbeOnce(ctx, history, "disk-7", Memory("another version"), 15, nil)
+	if err != nil || engines.light != calls || second.Entropy != first.Entropy || second.CPUTime != 0 {
+		t.Errorf("the second probe is %+v (%v) after %d calls more", second, err, engines.light-calls)
+	}
+	if _, err = prober.ProbeOnce(ctx, history, "disk-8", zeros{}, 1<<20, nil); err != nil || engines.light == calls {
+		t.Errorf("another object was not probed (%v)", err)
+	}
+}
+
 func TestNoTimeAtAllIsAnErrorAndServesDefaults(t *testing.T) {
 	past, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
 	defer cancel()

@@ -48,7 +48,7 @@ type DataCharacteristics struct {
 	AMSTStreams    int      // streams that AMST would cut the payload into, see PlanStreams
 	KnownShare     float64  // share of the payload's bytes in blocks that the peer has, see ScanShares
 	ZeroShare      float64  // share of its bytes in blocks of nothing but zeros, see ScanShares
-	Probe          Probe    // what a Prober found
+	Probe          Probe    // what a Prober found, in this version or an earlier one
 }
 
 // Probe is what a node learns of a payload from single blocks spread over it. Shares
