@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,33 @@ def tiny_onnx(version: str, *, metadata: Mapping[str, str] | None = None) -> byt
     return model.SerializeToString()
 
 
+@cache
+def tiny_forms(version: str, weights: str | None = None) -> dict[str, bytes]:
+    """Every form of an ensemble of two rounds and one dense layer, its weights drawn for the version, or another."""
+    import xgboost
+
+    from dwcp.export.forms import build_forms
+    from dwcp.training.ensemble import Ensemble
+
+    rng = np.random.default_rng(list((weights or version).encode()))
+    rows, labels = rng.uniform(-1, 1, (200, len(FEATURES))).astype(np.float32), rng.integers(len(CANDIDATES), size=200)
+    settings = {"objective": "multi:softprob", "num_class": len(CANDIDATES), "max_depth": 2, "nthread": 1}
+    booster = xgboost.train(settings, xgboost.DMatrix(rows, labels), num_boost_round=2)
+    ensemble = Ensemble(
+        booster=bytes(booster.save_raw("json")),
+        network={
+            "dense_0/kernel": rng.normal(size=(len(FEATURES), len(CANDIDATES))).astype(np.float32),
+            "dense_0/bias": np.zeros(len(CANDIDATES), np.float32),
+        },
+        mean=np.zeros(len(FEATURES), np.float32),
+        scale=np.ones(len(FEATURES), np.float32),
+        xgboost_weight=0.5,
+        feature_names=NAMES,
+        rule=RULE,
+    )
+    return build_forms(ensemble, version=version)
+
+
 def settings_for(home: Path, warehouse: object) -> Settings:
     """Settings of an installation of its own, on a test's database."""
     dsns = {f"{role}_dsn": SecretStr(getattr(warehouse, f"{role}_dsn")) for role in ("loader", "reader", "registry")}
@@ -99,7 +127,7 @@ def bundle_of(settings: Settings, version: str, card: str = "# card\n") -> Bundl
     """The version's bundle, written."""
     signer = load_signer(settings)
     return write_bundle(
-        settings.bundle_dir, signer, version=version, model=tiny_onnx(version), card=card, sample=SAMPLE
+        settings.bundle_dir, signer, version=version, models=tiny_forms(version), card=card, sample=SAMPLE
     )
 
 

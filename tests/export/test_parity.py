@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import flatbuffers
 import numpy as np
 import onnx
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from onnx import helper, numpy_helper
 
 import trained
-from dwcp.export import onnx_graph, parity
+from dwcp.export import go_program, onnx_graph, parity
+from dwcp.export.forms import FORMS, GO, ONNX, TFLITE, build_forms
 from dwcp.export.onnx_graph import build_onnx
 from dwcp.export.parity import check_parity, hard_rows
 from dwcp.training.dataset import TEST
@@ -25,8 +29,23 @@ def rows():
 
 
 @pytest.fixture(scope="module")
-def model(ensemble):
-    return build_onnx(ensemble, version="v1")
+def forms(ensemble):
+    return build_forms(ensemble, version="v1")
+
+
+@pytest.fixture(scope="module")
+def model(forms):
+    return forms[ONNX]
+
+
+@pytest.fixture(params=["Go", "numpy"])
+def runtime_of_go(request, monkeypatch):
+    """What runs the Go form: the Go module, where there is Go, and its reader in numpy, as on machines without."""
+    if request.param == "numpy":
+        monkeypatch.setattr(go_program, "_built", lambda: None)
+    elif go_program._built() is None:
+        pytest.skip("there is no Go on this machine, or its module does not build")
+    return request.param
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,20 +55,35 @@ def fewer_random_rows():
         yield
 
 
-def test_a_sound_export_agrees(model, ensemble, rows):
-    found = check_parity(model, ensemble, rows)
+def test_a_sound_export_agrees(forms, ensemble, rows, runtime_of_go):
+    found = check_parity(forms, ensemble, rows)
     assert found.agrees
-    assert 0 < found.max_difference <= 1e-6
-    assert {part.name for part in found.agreements} >= {"held-out rows", "branches ± one ulp", "single decisions"}
+    assert found.forms == FORMS
+    assert found.of(GO).runtimes == (runtime_of_go,)
     assert found.rows > 3_000
+    for form in (ONNX, TFLITE):
+        compared = found.of(form)
+        assert 0 < compared.max_difference <= 1e-6
+        assert {part.name for part in compared.agreements} >= {
+            "held-out rows",
+            "branches ± one ulp",
+            "single decisions",
+        }
+
+
+def test_one_form_alone_is_no_agreement(forms, ensemble, rows):
+    found = check_parity({ONNX: forms[ONNX]}, ensemble, rows)
+    assert found.disagreeing == 0
+    assert found.rows == 0
+    assert not found.agrees
 
 
 def test_agreement_needs_something_to_compare(monkeypatch):
     assert not parity.Parity(()).agrees
 
 
-def test_it_works_without_held_out_rows(model, ensemble, rows):
-    assert check_parity(model, ensemble, rows[:0]).agrees
+def test_it_works_without_held_out_rows(forms, ensemble, rows):
+    assert check_parity(forms, ensemble, rows[:0]).agrees
 
 
 def test_every_branch_is_reached_on_both_sides(ensemble, rows):
@@ -71,6 +105,61 @@ def test_every_branch_is_reached_on_both_sides(ensemble, rows):
                 waiting.append((child, here[left == side]))
     assert branches > 500
     assert len(taken) == 2 * branches
+
+
+def edited(ensemble, change):
+    """The ensemble after ``change(its trees, their classes, its network's weights)``."""
+    booster = json.loads(ensemble.booster)
+    model = booster["learner"]["gradient_booster"]["model"]
+    network = {name: value.copy() for name, value in ensemble.network.items()}
+    change(model["trees"], model["tree_info"], network)
+    return dataclasses.replace(ensemble, booster=json.dumps(booster).encode(), network=network)
+
+
+def a_threshold_by_one_ulp(trees, classes, network):
+    tree = trees[len(trees) // 2]
+    node = next(node for node, child in enumerate(tree["left_children"]) if node and child != -1)
+    moved = np.nextafter(np.float32(tree["split_conditions"][node]), np.float32(np.inf))
+    tree["split_conditions"][node] = float(moved)
+
+
+def a_leaf(trees, classes, network):
+    node = trees[0]["left_children"].index(-1)
+    trees[0]["split_conditions"][node] += 0.001
+
+
+def a_weight(trees, classes, network):
+    network["dense_1/kernel"][0, 0] += 0.5
+
+
+def two_trees_labels(trees, classes, network):
+    classes[0], classes[1] = classes[1], classes[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("change", [a_threshold_by_one_ulp, a_leaf, a_weight, two_trees_labels])
+def test_a_form_that_is_off_by_one_number_is_caught(forms, ensemble, rows, form, change):
+    """One number of the exported file is another, and its file is sound in every other respect."""
+    mutant = build_forms(edited(ensemble, change), version="v1")[form]
+    assert mutant != forms[form]
+    found = check_parity(forms | {form: mutant}, ensemble, rows)
+    assert not found.agrees
+    assert found.of(form).disagreeing
+    assert not any(found.of(other).disagreeing for other in FORMS if other != form)
+
+
+def test_a_swapped_label_of_the_tflite_form_is_caught(forms, ensemble, rows):
+    """The signature hands out the network's probabilities as the model's: a slip of names, not of numbers."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(forms[TFLITE], 0))
+    (signature,), (graph,) = model.signatureDefs, model.subgraphs
+    names = [tensor.name for tensor in graph.tensors]
+    slipped = names.index(b"network_probabilities")
+    next(part for part in signature.outputs if part.name == b"probabilities").tensorIndex = slipped
+    graph.outputs = [slipped, *graph.outputs.tolist()[1:]]
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    assert check_parity(forms, ensemble, rows).agrees
+    assert check_parity(forms | {TFLITE: bytes(builder.Output())}, ensemble, rows).of(TFLITE).disagreeing
 
 
 def mutated(model: bytes, change) -> bytes:
@@ -154,9 +243,21 @@ def not_a_number(graph):
     ],
 )
 def test_a_mutated_artifact_is_caught(model, ensemble, rows, change):
-    assert not check_parity(mutated(model, change), ensemble, rows).agrees
+    assert check_parity({ONNX: mutated(model, change)}, ensemble, rows).disagreeing
 
 
 def test_a_wrong_epsilon_is_caught(ensemble, rows, monkeypatch):
     monkeypatch.setattr(onnx_graph, "BATCH_NORM_EPSILON", 1e-5)
-    assert not check_parity(build_onnx(ensemble, version="v"), ensemble, rows).agrees
+    assert check_parity({ONNX: build_onnx(ensemble, version="v")}, ensemble, rows).disagreeing
+
+
+def test_where_go_fails_to_build_the_form_is_read_by_numpy(monkeypatch, tmp_path, caplog):
+    (tmp_path / "go.mod").write_text("module broken\n")
+    monkeypatch.setattr(go_program, "SOURCES", tmp_path)
+    monkeypatch.setattr(go_program.shutil, "which", lambda name: "/bin/false")
+    go_program._built.cache_clear()
+    try:
+        assert go_program._built() is None
+    finally:
+        go_program._built.cache_clear()
+    assert "read by numpy" in caplog.text

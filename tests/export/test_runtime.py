@@ -7,21 +7,33 @@ import pytest
 from onnx import TensorProto, helper
 
 import trained
+from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST, FEATURES
 from dwcp.export import footprint
 from dwcp.export.footprint import FootprintError, measure_footprint
-from dwcp.export.onnx_graph import build_onnx
-from dwcp.export.runtime import BATCH_ROWS, ModelError, OnnxModel
+from dwcp.export.forms import FORMS, GO, ONNX, TFLITE, build_forms, load_form
+from dwcp.export.model import ModelError
+from dwcp.export.tflite_file import TfliteGraph
 from dwcp.training.dataset import TEST
 
 
 @pytest.fixture(scope="module")
-def serialised():
-    return build_onnx(trained.ensemble(), version="v1")
+def forms():
+    return build_forms(trained.ensemble(), version="v1")
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def form(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def model(serialised):
-    return OnnxModel(serialised)
+def serialised(forms, form):
+    return forms[form]
+
+
+@pytest.fixture(scope="module")
+def model(serialised, form):
+    return load_form(form, serialised)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +51,7 @@ def test_single_and_batch_give_the_same_choice(model, rows):
 
 
 def test_a_batch_larger_than_one_call_is_whole(model, rows):
-    many = np.tile(rows, (BATCH_ROWS * 2 // len(rows) + 1, 1))
+    many = np.tile(rows, (model.BATCH_ROWS * 2 // len(rows) + 1, 1))
     probabilities, labels = model.predict(many)
     np.testing.assert_array_equal(labels, np.tile(model.predict(rows)[1], len(many) // len(rows)))
     assert probabilities.shape == (len(many), 3)
@@ -78,10 +90,18 @@ def test_a_wrong_shape_is_refused(model, shape):
         model.predict(np.zeros(shape, np.float32))
 
 
-def test_damaged_bytes_are_refused(serialised):
-    for damaged in (b"", b"no model", serialised[: len(serialised) // 2]):
+def test_damaged_bytes_are_refused(serialised, form):
+    for damaged in (b"", b"no model", serialised[: len(serialised) // 2], serialised[:-1]):
         with pytest.raises(ModelError):
-            OnnxModel(damaged)
+            load_form(form, damaged)
+
+
+def test_each_form_says_what_it_is(model):
+    assert model.version == "v1"
+    assert model.feature_names == tuple(feature.name for feature in FEATURES)
+    assert model.classes == CANDIDATES
+    assert model.feature_set_digest == FEATURE_SET_DIGEST
+    assert model.rule == trained.ensemble().rule
 
 
 def test_a_model_of_others_is_refused():
@@ -93,7 +113,25 @@ def test_a_model_of_others_is_refused():
     )
     other = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     with pytest.raises(ModelError, match="metadata"):
-        OnnxModel(other.SerializeToString())
+        load_form(ONNX, other.SerializeToString())
+
+
+def test_a_tflite_file_of_others_is_refused():
+    graph = TfliteGraph()
+    given = graph.tensor("features", 4, np.float32)
+    made = graph.operator("RELU", [given], graph.tensor("y", 4, np.float32))
+    other = graph.serialise({"features": given}, {"y": made}, description="other", metadata={})
+    with pytest.raises(ModelError, match="metadata is missing"):
+        load_form(TFLITE, other)
+
+
+def test_every_flipped_byte_of_the_go_form_is_seen(forms):
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(forms[GO]), size=50):
+        flipped = bytearray(forms[GO])
+        flipped[place] ^= 1
+        with pytest.raises(ModelError):
+            load_form(GO, bytes(flipped))
 
 
 def test_threads_may_share_a_model(model, rows):
@@ -103,9 +141,9 @@ def test_threads_may_share_a_model(model, rows):
             np.testing.assert_array_equal(found, expected)
 
 
-def test_footprint_is_that_of_the_model_and_not_of_its_trainer(serialised, rows):
+def test_footprint_is_that_of_the_model_and_not_of_its_trainer(serialised, form, rows):
     held = np.ones(40_000_000)  # 320 MB that a child must not be charged with
-    found = measure_footprint(serialised, rows)
+    found = measure_footprint(serialised, rows, form=form)
     assert held.sum() == len(held)
     assert 0 < found.latency_p50_ms <= found.latency_p95_ms <= found.latency_p99_ms
     assert found.load_ms > 0
@@ -113,8 +151,8 @@ def test_footprint_is_that_of_the_model_and_not_of_its_trainer(serialised, rows)
     assert found.decisions == footprint.DECISIONS
 
 
-def test_footprint_says_why_it_could_not_measure(rows, serialised):
+def test_footprint_says_why_it_could_not_measure(rows, forms):
     with pytest.raises(FootprintError, match="cannot load the model"):
         measure_footprint(b"no model", rows)
     with pytest.raises(ValueError, match="at least one"):
-        measure_footprint(serialised, rows[:0])
+        measure_footprint(forms[ONNX], rows[:0])

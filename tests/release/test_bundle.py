@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 
 from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST
-from dwcp.export.runtime import OnnxModel
+from dwcp.export.forms import FORMS, ONNX, load_form
 from dwcp.release import bundle as room
 from dwcp.release.bundle import BundleError, bundle_path, verify_bundle, write_bundle
 from dwcp.release.signing import Signer, canonical_json, load_signer
 from dwcp.settings import Settings
 from dwcp.store import digest_of
-from releases import NAMES, SAMPLE, bundle_of, tiny_onnx
+from releases import NAMES, SAMPLE, bundle_of, tiny_forms, tiny_onnx
 
-FILES = ("card.md", "manifest.json", "manifest.sig", "model.onnx", "sample.json")
+FILES = ("card.md", "manifest.json", "manifest.sig", *FORMS, "sample.json")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def made_before_any_fork() -> None:
+    """XGBoost's threads do not survive a fork."""
+    tiny_forms("v1")
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def signer(settings: Settings) -> Signer:
 
 
 def write(settings: Settings, **changes: object) -> room.Bundle:
-    given = {"version": "v1", "model": tiny_onnx("v1"), "card": "# card\n", "sample": SAMPLE}
+    given = {"version": "v1", "models": tiny_forms("v1"), "card": "# card\n", "sample": SAMPLE}
     return write_bundle(settings.bundle_dir, load_signer(settings), **{**given, **changes})
 
 
@@ -63,12 +69,13 @@ def test_a_bundle_is_whole_and_verifies(settings: Settings, signer: Signer):
         assert (entry["size_bytes"], entry["sha256"]) == (len(data), digest_of(data))
 
 
-def test_a_node_gets_the_stored_answers(settings: Settings):
+@pytest.mark.parametrize("form", FORMS)
+def test_a_node_gets_the_stored_answers(settings: Settings, form: str):
     path = write(settings).path
     stored = json.loads((path / "sample.json").read_text())
-    probabilities, labels = OnnxModel((path / "model.onnx").read_bytes()).predict(np.array(stored["features"]))
+    probabilities, labels = load_form(form, (path / form).read_bytes()).predict(np.array(stored["features"]))
     assert np.array_equal(np.array(stored["features"], np.float32), SAMPLE)
-    assert np.array_equal(probabilities, np.array(stored["probabilities"], np.float32))
+    np.testing.assert_allclose(probabilities, np.array(stored["probabilities"], np.float32), atol=1e-6)
     assert labels.tolist() == stored["labels"]
     assert len(set(stored["labels"])) > 1
 
@@ -79,12 +86,30 @@ def test_written_twice_it_stays_as_it_was(settings: Settings):
     assert (first.path / "card.md").read_text() == "# card\n"
 
 
-def test_another_model_under_the_same_version_is_refused(settings: Settings):
+@pytest.mark.parametrize("form", FORMS)
+def test_another_model_under_the_same_version_is_refused(settings: Settings, form: str):
     write(settings)
-    other = tiny_onnx("v2", metadata={"version": "v1"})
-    with pytest.raises(BundleError, match="another model") as caught:
-        write(settings, model=other)
-    assert caught.value.file == "model.onnx"
+    with pytest.raises(BundleError, match=f"another {form}") as caught:
+        write(settings, models=tiny_forms("v1") | {form: tiny_forms("v2")[form]})
+    assert caught.value.file == form
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bundle_without_one_of_its_forms_is_not_written(settings: Settings, form: str):
+    with pytest.raises(BundleError, match=f"comes without {form}") as caught:
+        write(settings, models={name: model for name, model in tiny_forms("v1").items() if name != form})
+    assert caught.value.file == form
+    assert not settings.bundle_dir.exists()
+
+
+def test_a_bundle_from_before_there_were_three_forms_still_verifies(settings: Settings, signer: Signer):
+    path = write(settings).path
+    for form in set(FORMS) - {ONNX}:
+        (path / form).unlink()
+    resign(
+        path, signer, files={name: entry for name, entry in listed(path).items() if name == ONNX or name not in FORMS}
+    )
+    assert verify_bundle(path, signer.public_key).forms == (ONNX,)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -198,30 +223,36 @@ def test_another_key_and_another_release_are_refused(settings: Settings, signer:
         verify_bundle(bundle.path, signer.public_key, digest="0" * 64)
 
 
-def test_a_model_that_answers_otherwise_is_refused(settings: Settings, signer: Signer):
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_that_answers_otherwise_is_refused(settings: Settings, signer: Signer, form: str):
     path = write(settings).path
-    other = tiny_onnx("v2", metadata={"version": "v1"})
-    (path / "model.onnx").write_bytes(other)
+    other = tiny_forms("v1", weights="another")[form]
+    (path / form).write_bytes(other)
     entry = {"size_bytes": len(other), "sha256": digest_of(other)}
-    resign(path, signer, files={**listed(path), "model.onnx": entry})
-    with pytest.raises(BundleError, match="stored sample"):
+    resign(path, signer, files={**listed(path), form: entry})
+    with pytest.raises(BundleError, match="stored sample") as caught:
         verify_bundle(path, signer.public_key)
+    assert caught.value.file == form
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": b"no onnx"}, "does not run"),
+        ({"models": {ONNX: b"no onnx"}}, "does not run"),
+        ({"models": {"model.tflite": b"none"}}, "LiteRT cannot load"),
+        ({"models": {"model.dwcp": b"none"}}, "cut off"),
         ({"sample": np.full((2, len(NAMES)), np.nan, np.float32)}, "not a finite float32"),
         ({"sample": SAMPLE[:0]}, "empty"),
         ({"sample": SAMPLE[:, 1:]}, "shape"),
-        ({"model": tiny_onnx("v2")}, "version"),
-        ({"model": tiny_onnx("v1", metadata={"feature_names": json.dumps([*NAMES[1:], "luck"])})}, "luck"),
+        ({"models": {ONNX: tiny_onnx("v2")}}, "version"),
+        ({"models": {ONNX: tiny_onnx("v1", metadata={"feature_names": json.dumps([*NAMES[1:], "luck"])})}}, "luck"),
         ({"version": "../v1"}, "no version"),
         ({"version": ""}, "no version"),
     ],
 )
 def test_what_would_not_verify_is_not_written(settings: Settings, changes: dict, message: str):
+    if "models" in changes:
+        changes = {"models": tiny_forms("v1") | changes["models"]}
     with pytest.raises(BundleError, match=message):
         write(settings, **changes)
     assert [entry.name for entry in settings.bundle_dir.glob("*") if entry.name != ".lock"] == []

@@ -11,6 +11,7 @@ import trained
 from dwcp.contract import CANDIDATES, FEATURES
 from dwcp.decision import decide
 from dwcp.export import parity
+from dwcp.export.forms import GO, ONNX, TFLITE, build_forms
 from dwcp.export.onnx_graph import build_onnx
 from dwcp.export.runtime import ModelError, OnnxModel
 from dwcp.release import evaluate as module
@@ -39,8 +40,13 @@ def ensemble():
 
 
 @pytest.fixture(scope="module")
-def model(ensemble):
-    return build_onnx(ensemble, version="v1")
+def forms(ensemble):
+    return build_forms(ensemble, version="v1")
+
+
+@pytest.fixture(scope="module")
+def model(forms):
+    return forms[ONNX]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +56,9 @@ def champion():
 
 
 @pytest.fixture(scope="module")
-def found(fewer_random_rows, model, dataset, ensemble, champion):
+def found(fewer_random_rows, forms, dataset, ensemble, champion):
     random_split = (trained.dataset("random"), trained.ensemble())
-    return evaluate(model, dataset, ensemble, SETTINGS, champion=champion, random_split=random_split)
+    return evaluate(forms, dataset, ensemble, SETTINGS, champion=champion, random_split=random_split)
 
 
 def test_figures_are_those_of_the_exported_file(found, model, dataset):
@@ -94,8 +100,8 @@ def test_model_is_compared_with_the_champion_on_the_same_rows(found, champion, d
     assert found.champion.worst_slice.split(" / ")[0] in {"dc", "metro", "wan"}
 
 
-def test_a_model_against_itself_differs_in_nothing(model, dataset, ensemble):
-    itself = evaluate(model, dataset, ensemble, SETTINGS, champion=model).champion
+def test_a_model_against_itself_differs_in_nothing(forms, dataset, ensemble):
+    itself = evaluate(forms, dataset, ensemble, SETTINGS, champion=forms[ONNX]).champion
     for interval in (itself.accuracy, itself.mean_regret, itself.throughput):
         assert (interval.estimate, interval.lower, interval.upper) == (0, 0, 0)
 
@@ -109,13 +115,15 @@ def test_importance_names_what_the_labels_depend_on(found):
 
 def test_parity_and_footprint_are_part_of_it(found):
     assert found.parity.agrees
+    assert found.parity.forms == (ONNX, TFLITE, GO)
+    assert set(found.sizes_bytes) == {ONNX, TFLITE, GO}
     assert found.measured.latency_p99_ms > 0
     assert found.size_bytes > 10_000
 
 
-def test_evaluation_survives_json_and_repeats_without_what_was_measured(found, model, dataset, ensemble):
+def test_evaluation_survives_json_and_repeats_without_what_was_measured(found, forms, dataset, ensemble):
     assert Evaluation.from_json(found.to_json()) == found
-    again = evaluate(model, dataset, ensemble, SETTINGS)
+    again = evaluate(forms, dataset, ensemble, SETTINGS)
     first = dataclasses.replace(found, random=None, champion=None)
     assert again.without_measured().to_json() == first.without_measured().to_json()
     assert "latency" not in again.without_measured().to_json()
@@ -142,9 +150,9 @@ def degenerate(name, dataset):
 
 
 @pytest.mark.parametrize("name", ["no test rows", "one test row", "one object", "one class"])
-def test_degenerate_input_is_told_and_never_passes(name, model, dataset, ensemble):
+def test_degenerate_input_is_told_and_never_passes(name, forms, dataset, ensemble):
     few = degenerate(name, dataset)
-    found = evaluate(model, few, ensemble, SETTINGS, champion=model)
+    found = evaluate(forms, few, ensemble, SETTINGS, champion=forms[ONNX])
     assert Evaluation.from_json(found.to_json()) == found
     assert found.time.rows == np.count_nonzero(few.split == TEST)
     verdict = judge(found, SETTINGS.model_copy(update={"gate_min_rows": 1}))
@@ -155,30 +163,37 @@ def test_degenerate_input_is_told_and_never_passes(name, model, dataset, ensembl
         assert found.time.classes[0].recall.estimate is None
 
 
-def test_a_mutated_file_cannot_pass(model, dataset, ensemble):
-    graph = onnx.load_from_string(model)
-    next(node for node in graph.graph.node if node.op_type == "ArgMax").input[0] = "network_probabilities"
-    found = evaluate(graph.SerializeToString(), dataset, ensemble, SETTINGS)
+@pytest.mark.parametrize("form", [ONNX, TFLITE])
+def test_a_form_of_another_model_cannot_pass(form, forms, dataset, ensemble):
+    another = build_forms(dataclasses.replace(ensemble, xgboost_weight=0.71), version="v1")
+    found = evaluate(forms | {form: another[form]}, dataset, ensemble, SETTINGS)
     line = next(line for line in judge(found, SETTINGS).lines if line.source == "parity")
     assert line.status is Status.FAIL
 
 
-def test_a_model_of_another_contract_is_refused(model, dataset, ensemble):
+def test_a_form_that_was_not_compared_holds_the_release(forms, dataset, ensemble):
+    found = evaluate({ONNX: forms[ONNX], TFLITE: forms[TFLITE]}, dataset, ensemble, SETTINGS)
+    line = next(line for line in judge(found, SETTINGS).lines if line.source == "parity")
+    assert (line.status, line.reason) == (Status.INCONCLUSIVE, "was not measured")
+
+
+def test_a_model_of_another_contract_is_refused(forms, model, dataset, ensemble):
     other = onnx.load_from_string(model)
     next(part for part in other.metadata_props if part.key == "feature_set_digest").value = "another"
     with pytest.raises(ValueError, match="export it again"):
-        evaluate(other.SerializeToString(), dataset, ensemble, SETTINGS)
+        evaluate(forms | {ONNX: other.SerializeToString()}, dataset, ensemble, SETTINGS)
 
 
-def test_a_dataset_without_a_feature_is_refused(model, dataset, ensemble):
+def test_a_dataset_without_a_feature_is_refused(forms, dataset, ensemble):
     fewer = dataset.select(dataset.feature_names[:-1])
     with pytest.raises(ValueError, match=f"no feature {FEATURES[-1].name}"):
-        evaluate(model, fewer, ensemble, SETTINGS)
+        evaluate(forms, fewer, ensemble, SETTINGS)
 
 
-def test_a_damaged_model_is_refused(model, dataset, ensemble):
+@pytest.mark.parametrize("form", [ONNX, TFLITE, GO])
+def test_a_damaged_model_is_refused(form, forms, dataset, ensemble):
     with pytest.raises(ModelError):
-        evaluate(model[:1_000], dataset, ensemble, SETTINGS)
+        evaluate(forms | {form: forms[form][:1_000]}, dataset, ensemble, SETTINGS)
 
 
 def test_importance_draws_no_more_rows_than_it_says(monkeypatch, model, dataset):
@@ -187,10 +202,10 @@ def test_importance_draws_no_more_rows_than_it_says(monkeypatch, model, dataset)
     assert {round(part.accuracy_lost * 50, 6) % 1 for part in parts} == {0}
 
 
-def test_a_champion_of_features_that_are_gone_is_named(model, dataset, ensemble):
+def test_a_champion_of_features_that_are_gone_is_named(forms, model, dataset, ensemble):
     other = onnx.load_from_string(model)
     names = next(part for part in other.metadata_props if part.key == "feature_names")
     names.value = names.value.replace("rtt_bin", "rtt_bucket")
-    found = evaluate(model, dataset, ensemble, SETTINGS, champion=other.SerializeToString())
+    found = evaluate(forms, dataset, ensemble, SETTINGS, champion=other.SerializeToString())
     assert found.champion.accuracy.estimate is None
     assert "rtt_bucket" in found.champion.note

@@ -6,6 +6,7 @@ import pytest
 
 from dwcp.decision import Rule
 from dwcp.export.footprint import Footprint
+from dwcp.export.forms import FORMS, ONNX, TFLITE
 from dwcp.export.parity import Agreement, Parity
 from dwcp.release.evaluate import EXECUTED, MODEL, ClassScores, Comparison, Evaluation, Rung, SplitScores
 from dwcp.release.gate import Status, Verdict, decide, judge
@@ -93,6 +94,8 @@ def evaluation(**changed) -> Evaluation:
         "size_bytes": 2_000_000,
         "label_differences": 0,
         "champion": None,
+        "form": ONNX,
+        "sizes_bytes": {},
     } | changed
     rungs = tuple(
         Rung(
@@ -111,10 +114,13 @@ def evaluation(**changed) -> Evaluation:
         "time", figures["rows"], 100, 50, figures["ceiling"], fallbacks, rungs, classes, ((1, 0, 0),) * 3, (), 0.01, ()
     )
     footprint = Footprint(0.05, 0.1, figures["p99_ms"], 0.3, 40.0, figures["memory_bytes"], 5_000)
-    parity = Parity((Agreement("held-out rows", 5_000, 2e-7, 0, 0, figures["label_differences"]),))
+    others = dict.fromkeys(FORMS, 0) | {figures["form"]: figures["label_differences"]}
+    parity = Parity(
+        tuple(Agreement("held-out rows", 5_000, 2e-7, 0, 0, other, form, "a runtime") for form, other in others.items())
+    )
     return Evaluation(
         "v1", "d" * 64, figures["size_bytes"], "f" * 16, "seed_3_1", Rule(), {}, time, None, figures["champion"],
-        parity, (), footprint,
+        parity, (), footprint, figures["sizes_bytes"],
     )  # fmt: skip
 
 
@@ -142,8 +148,9 @@ def test_all_met_is_a_pass_without_reasons():
         ({"gain": narrow(0.15, 0.1)}, "throughput gain over zstd", INCONCLUSIVE),
         ({"p99_ms": 10.1}, "latency p99", FAIL),
         ({"size_bytes": 50_000_001}, "model size", FAIL),
+        ({"sizes_bytes": {TFLITE: 50_000_001}}, "model size", FAIL),
         ({"memory_bytes": 100_000_001}, "memory", FAIL),
-        ({"label_differences": 1}, "rows that differ from what was trained", FAIL),
+        *(({"label_differences": 1, "form": form}, "rows that differ from what was trained", FAIL) for form in FORMS),
     ],
 )
 def test_each_line_speaks_for_itself(changed, line, expected):
@@ -171,6 +178,13 @@ def test_not_measured_is_not_passed():
     assert verdict.status is INCONCLUSIVE
     nothing_compared = dataclasses.replace(evaluation(), parity=Parity(()))
     assert judge(nothing_compared, SETTINGS).status is INCONCLUSIVE
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_that_was_not_compared_holds(form):
+    whole = evaluation()
+    without = Parity(tuple(part for part in whole.parity.agreements if part.form != form))
+    assert judge(dataclasses.replace(whole, parity=without), SETTINGS).status is INCONCLUSIVE
 
 
 @pytest.mark.parametrize(

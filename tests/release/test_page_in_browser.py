@@ -6,7 +6,7 @@ import pytest
 
 import trained
 from dwcp.export import parity
-from dwcp.export.onnx_graph import build_onnx
+from dwcp.export.forms import build_forms
 from dwcp.release.evaluate import evaluate
 from dwcp.release.gate import judge
 from dwcp.release.report import render
@@ -19,7 +19,7 @@ def html() -> bytes:
     before, parity.RANDOM_ROWS = parity.RANDOM_ROWS, 500
     try:
         ensemble = trained.ensemble()
-        found = evaluate(build_onnx(ensemble, version="v1"), trained.dataset(), ensemble, trained.SETTINGS)
+        found = evaluate(build_forms(ensemble, version="v1"), trained.dataset(), ensemble, trained.SETTINGS)
     finally:
         parity.RANDOM_ROWS = before
     return render(found, judge(found, trained.SETTINGS))

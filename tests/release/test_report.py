@@ -10,7 +10,7 @@ import pytest
 
 import trained
 from dwcp.export import parity
-from dwcp.export.onnx_graph import build_onnx
+from dwcp.export.forms import FORMS, ONNX, build_forms
 from dwcp.release import charts
 from dwcp.release.card import evaluation_page, model_card
 from dwcp.release.evaluate import MODEL, evaluate
@@ -28,8 +28,8 @@ def evaluated(dataset):
     before, parity.RANDOM_ROWS = parity.RANDOM_ROWS, 500
     try:
         ensemble = trained.ensemble()
-        model = build_onnx(ensemble, version="<b>v1</b>")
-        return evaluate(model, dataset, ensemble, SETTINGS, champion=model)
+        forms = build_forms(ensemble, version="<b>v1</b>")
+        return evaluate(forms, dataset, ensemble, SETTINGS, champion=forms[ONNX])
     finally:
         parity.RANDOM_ROWS = before
 
@@ -122,6 +122,13 @@ def test_evaluation_page_shows_every_slice(found, verdict):
     page = evaluation_page(found, verdict)
     assert all(f"| {part.link_type} | {part.data_type} | {part.rows:,} |" in page for part in found.time.slices)
     assert all(line.name in page for line in verdict.lines)
+
+
+def test_every_form_stands_beside_what_was_trained(found, verdict):
+    card = model_card(found, verdict, window=WINDOW, feature_names=trained.ensemble().feature_names)
+    for page in (evaluation_page(found, verdict), card, render(found, verdict).decode()):
+        assert all(form in page for form in FORMS)
+        assert all(runtime in page for runtime in found.parity.runtimes)
 
 
 def test_nothing_held_out_still_makes_a_page_and_a_card():

@@ -1,7 +1,7 @@
 """What a model costs a process: single-decision latency, load time, peak memory; measured in a fresh process.
 
-The child imports numpy, onnxruntime and :mod:`dwcp.export.runtime` alone, so its memory is that of a node that runs the
-model through onnxruntime, and not of the process that trained it.
+The child imports numpy and the one runtime that the form needs, so its memory is that of a process that serves the
+model, and not of the one that trained it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dwcp.export.runtime import OnnxModel
+from dwcp.export.forms import ONNX, load_form
 
 DECISIONS = 5_000
 WARM_UP = 200
@@ -46,15 +46,15 @@ class Footprint:
     decisions: int
 
 
-def measure_footprint(model: bytes, features: NDArray[np.float32]) -> Footprint:
-    """Time ``DECISIONS`` single decisions over ``features`` (n, f), n ≥ 1, and read the peak memory.
+def measure_footprint(model: bytes, features: NDArray[np.float32], *, form: str = ONNX) -> Footprint:
+    """Time ``DECISIONS`` single decisions of a ``form``'s file over ``features`` (n, f), n ≥ 1; read the peak memory.
 
     Raises ``ValueError`` without rows and ``FootprintError`` if the child fails.
     """
     if not len(features):
         raise ValueError("no rows to decide on: a footprint needs at least one feature vector")
     with tempfile.TemporaryDirectory() as folder:
-        model_path, rows_path = Path(folder) / "model.onnx", Path(folder) / "rows.npy"
+        model_path, rows_path = Path(folder) / form, Path(folder) / "rows.npy"
         model_path.write_bytes(model)
         np.save(rows_path, np.asarray(features[:DECISIONS], np.float32), allow_pickle=False)
         command = [sys.executable, "-m", "dwcp.export.footprint", str(model_path), str(rows_path)]
@@ -70,7 +70,7 @@ def measure_footprint(model: bytes, features: NDArray[np.float32]) -> Footprint:
 def _measure(model_path: Path, rows_path: Path) -> Footprint:
     rows = np.load(rows_path, allow_pickle=False)
     began = time.perf_counter_ns()
-    model = OnnxModel(model_path.read_bytes())
+    model = load_form(model_path.name, model_path.read_bytes())
     load_ns = time.perf_counter_ns() - began
     for number in range(WARM_UP):
         model.decide(rows[number % len(rows)])

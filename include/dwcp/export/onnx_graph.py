@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -111,22 +112,12 @@ def _serialise(graph: _Graph, ensemble: Ensemble, version: str) -> bytes:
 
 def _trees(graph: _Graph, ensemble: Ensemble) -> None:
     """Softmax over the sum of the trees and the base score."""
-    learner = json.loads(ensemble.booster)["learner"]
-    booster = learner["gradient_booster"]
-    if booster["name"] != "gbtree":
-        raise ExportError(f"cannot export a {booster['name']} booster: train with gbtree")
-    trees, targets = booster["model"]["trees"], booster["model"]["tree_info"]
-    if not trees:
-        raise ExportError("the booster has no trees: train it for at least one round")
-    classes = len(ensemble.classes)
-    if int(learner["learner_model_param"]["num_class"]) != classes:
-        raise ExportError(f"the booster has {learner['learner_model_param']['num_class']} classes, not {classes}")
-    if int(learner["learner_model_param"]["num_feature"]) != len(ensemble.feature_names):
-        raise ExportError(f"the booster does not take the {len(ensemble.feature_names)} features of the ensemble")
-
-    parts = [_base_score(graph, learner, classes)]
+    booster = read_booster(ensemble)
+    parts = [graph.constant("base_score", booster.base_score.reshape(1, -1))]
+    trees, targets = booster.trees, booster.targets
     for part, chosen in enumerate(np.array_split(np.arange(len(trees)), min(TREE_NODES, len(trees)))):
         attributes = tree_attributes([trees[n] for n in chosen], [targets[n] for n in chosen])
+        classes = len(ensemble.classes)
         parts.append(
             graph.node("TreeEnsemble", [INPUT], f"trees_{part}", domain="ai.onnx.ml", n_targets=classes, **attributes)
         )
@@ -134,20 +125,48 @@ def _trees(graph: _Graph, ensemble: Ensemble) -> None:
     graph.node("Softmax", ["xgboost_margins"], "xgboost_probabilities", axis=1)
 
 
-def _base_score(graph: _Graph, learner: Mapping[str, Any], classes: int) -> str:
+@dataclass(frozen=True, slots=True)
+class Booster:
+    """XGBoost's JSON as far as an export needs it.
+
+    Tree i of ``trees`` adds to class ``targets[i]``; ``base_score`` float32 (classes,) is where margins start.
+    """
+
+    trees: Sequence[Mapping[str, Any]]
+    targets: Sequence[int]
+    base_score: NDArray[np.float32]
+
+
+def read_booster(ensemble: Ensemble) -> Booster:
+    """The booster of ``ensemble``. Raises ``ExportError`` on other boosters and shapes, and on categorical splits."""
+    learner = json.loads(ensemble.booster)["learner"]
+    booster = learner["gradient_booster"]
+    if booster["name"] != "gbtree":
+        raise ExportError(f"cannot export a {booster['name']} booster: train with gbtree")
+    trees, targets = booster["model"]["trees"], booster["model"]["tree_info"]
+    if not trees:
+        raise ExportError("the booster has no trees: train it for at least one round")
+    if any(any(tree["split_type"]) for tree in trees):
+        raise ExportError("the booster has categorical splits: pass every feature as a number")
+    classes = len(ensemble.classes)
+    if int(learner["learner_model_param"]["num_class"]) != classes:
+        raise ExportError(f"the booster has {learner['learner_model_param']['num_class']} classes, not {classes}")
+    if int(learner["learner_model_param"]["num_feature"]) != len(ensemble.feature_names):
+        raise ExportError(f"the booster does not take the {len(ensemble.feature_names)} features of the ensemble")
+    return Booster(trees, targets, _base_score(learner, classes))
+
+
+def _base_score(learner: Mapping[str, Any], classes: int) -> NDArray[np.float32]:
     """The boosting's start: one margin a class; older XGBoost writes one number for all."""
     text = learner["learner_model_param"]["base_score"]
     score = np.atleast_1d(np.asarray(json.loads(text), np.float32))
     if score.size not in (1, classes):
         raise ExportError(f"base_score {text} has neither one value nor one a class")
-    return graph.constant("base_score", np.broadcast_to(score, (classes,)).reshape(1, classes))
+    return np.broadcast_to(score, (classes,))
 
 
 def tree_attributes(trees: Sequence[Mapping[str, Any]], targets: Sequence[int]) -> dict[str, Any]:
-    """The attributes of an ai.onnx.ml 5 ``TreeEnsemble`` for XGBoost's JSON ``trees``, tree i adding to ``targets[i]``.
-
-    Raises ``ExportError`` on a categorical split.
-    """
+    """The attributes of an ai.onnx.ml 5 ``TreeEnsemble`` of XGBoost's JSON ``trees``; tree i adds to ``targets[i]``."""
     features: list[int] = []
     splits: list[float] = []
     missing_true: list[int] = []
@@ -158,8 +177,6 @@ def tree_attributes(trees: Sequence[Mapping[str, Any]], targets: Sequence[int]) 
     leaf_weights: list[float] = []
 
     for tree, target in zip(trees, targets, strict=True):
-        if any(tree["split_type"]):
-            raise ExportError("the booster has categorical splits: pass every feature as a number")
         left, right = tree["left_children"], tree["right_children"]
         inner = [node for node, child in enumerate(left) if child != -1]
         # XGBoost keeps a leaf's weight where a branch keeps its threshold.

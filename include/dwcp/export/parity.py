@@ -1,14 +1,16 @@
-"""Is the exported file the function that was trained? The same vectors go through both, and differences are counted.
+"""Are the exported files the function that was trained? The same vectors go through all, and differences are counted.
 
 The vectors are the held-out rows plus those on which an export goes wrong unseen: every branch of every tree one ulp to
 either side of its threshold, the contract's ranges and their ends, the cold-start defaults, and single decisions, which
-run through another path of the runtime than batches do.
+run through another path of the runtimes than batches do.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dwcp.contract import FEATURES
-from dwcp.export.runtime import OnnxModel
+from dwcp.export.forms import FORMS, GO, ONNX, load_form
+from dwcp.export.go_program import GoProgram, go_program
+from dwcp.export.model import Floats32, Labels, Model
 from dwcp.training.ensemble import Ensemble
-
-Floats32 = NDArray[np.float32]
 
 TOLERANCE = 1e-6
 """|Δp| beyond which a row is counted as an outlier. Two probabilities closer than twice that are a tie, which may fall
@@ -36,11 +38,13 @@ RANDOM_ROWS = 20_000
 SINGLE_ROWS = 200
 BRANCHES = 60_000
 """Branches that are visited on both sides; beyond it they are drawn by chance."""
+HELD_OUT = "held-out rows"
+SINGLE = "single decisions"
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """One kind of vectors: how far the two functions are apart on them."""
+    """One kind of vectors in one form: how far the two functions are apart on them."""
 
     name: str
     rows: int
@@ -51,22 +55,44 @@ class Agreement:
     """Rows whose |Δp| no rounding explains."""
     label_differences: int
     """Rows whose labels differ although their two highest probabilities are no tie."""
+    form: str = ONNX
+    runtime: str = "onnxruntime"
+    """What ran the form's file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """The comparison over all kinds of vectors."""
+    """The comparison over all forms and kinds of vectors."""
 
     agreements: tuple[Agreement, ...]
 
     @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms that were compared."""
+        return tuple(dict.fromkeys(part.form for part in self.agreements))
+
+    def of(self, form: str) -> Parity:
+        """The comparison of one form."""
+        return Parity(tuple(part for part in self.agreements if part.form == form))
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """What ran the files."""
+        return tuple(dict.fromkeys(part.runtime for part in self.agreements))
+
+    @property
     def rows(self) -> int:
-        """Vectors compared."""
+        """Vectors that every form was given; 0 if one that ships was left out."""
+        return min(self.of(form).compared for form in {*FORMS, *self.forms})
+
+    @property
+    def compared(self) -> int:
+        """Comparisons made, over all forms."""
         return sum(part.rows for part in self.agreements)
 
     @property
     def max_difference(self) -> float:
-        """Largest |Δp| near what was seen; infinite if the file gave a probability that is no number."""
+        """Largest |Δp| near what was seen; infinite if a file gave a probability that is no number."""
         return max((part.max_difference for part in self.agreements if part.name != FAR), default=0.0)
 
     @property
@@ -86,37 +112,59 @@ class Parity:
 
     @property
     def disagreeing(self) -> int:
-        """Rows that show the file to be another function: another label, a large |Δp|, or too many small ones."""
+        """Rows that show a file to be another function: another label, a large |Δp|, or too many small ones."""
         many = sum(part.outliers for part in self.agreements if part.outliers > OUTLIER_SHARE * part.rows)
         return max(self.label_differences, self.refused, many)
 
     @property
     def agrees(self) -> bool:
-        """Whether the file may stand for what was trained. False if nothing was compared."""
+        """Whether every form may stand for what was trained. False if one was not compared."""
         return self.rows > 0 and self.disagreeing == 0
 
 
-def check_parity(model: bytes, ensemble: Ensemble, features: Floats32, *, seed: int = 0) -> Parity:
-    """Compare the serialised ``model`` with ``ensemble`` on ``features`` (n, f) and on :func:`hard_rows`.
+def check_parity(forms: Mapping[str, bytes], ensemble: Ensemble, features: Floats32, *, seed: int = 0) -> Parity:
+    """Compare ``forms``, the files by their names, with ``ensemble`` on ``features`` (n, f) and on :func:`hard_rows`.
 
-    Raises ``ModelError`` if the model cannot be loaded, or takes other features.
+    The Go form is run by the Go module where there is Go, else by its reader in numpy. Raises ``ModelError`` if a form
+    cannot be loaded, or takes other features, and ``GoProgramError`` if the Go module refuses its form.
     """
-    loaded = OnnxModel(model)
-    groups = {"held-out rows": np.asarray(features, np.float32), **hard_rows(ensemble, features, seed=seed)}
-    agreements = [_compare(name, ensemble, rows, *loaded.predict(rows)) for name, rows in groups.items() if len(rows)]
-    singles = np.concatenate([rows[:SINGLE_ROWS] for name, rows in groups.items() if name != FAR])
-    decisions = [loaded.decide(row) for row in singles]
-    if decisions:
-        probabilities = np.array([decision.probabilities for decision in decisions], np.float32)
-        labels = np.array([decision.label for decision in decisions], np.int64)
-        agreements.append(_compare("single decisions", ensemble, singles, probabilities, labels))
-    return Parity(tuple(agreements))
+    groups = {HELD_OUT: np.asarray(features, np.float32), **hard_rows(ensemble, features, seed=seed)}
+    groups = {name: rows for name, rows in groups.items() if len(rows)}
+    singles = {SINGLE: np.concatenate([rows[:SINGLE_ROWS] for name, rows in groups.items() if name != FAR])}
+    loaded: dict[str, Model | GoProgram] = {form: load_form(form, content) for form, content in forms.items()}
+    inputs, classes = len(ensemble.feature_names), len(ensemble.classes)
+    # The runtimes leave Python while they compute, so they run side by side.
+    with (
+        go_program(forms.get(GO), features=inputs, classes=classes) as program,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        if program is not None:
+            loaded[GO] = program
+        answers: dict[tuple[str, str], Future[tuple[Floats32, Labels]]] = {}
+        for form, model in loaded.items():
+            for name, rows in groups.items():
+                answers[form, name] = pool.submit(model.predict, rows)
+            if isinstance(model, Model):
+                answers[form, SINGLE] = pool.submit(_one_by_one, model, singles[SINGLE])
+        expected = {name: ensemble.predict_proba(rows) for name, rows in {**groups, **singles}.items()}
+        return Parity(
+            tuple(
+                _compare(name, form, loaded[form].runtime, expected[name], *found.result())
+                for (form, name), found in answers.items()
+            )
+        )
+
+
+def _one_by_one(model: Model, rows: Floats32) -> tuple[Floats32, Labels]:
+    decisions = [model.decide(row) for row in rows]
+    probabilities = np.array([decision.probabilities for decision in decisions], np.float32)
+    return probabilities, np.array([decision.label for decision in decisions], np.int64)
 
 
 def _compare(
-    name: str, ensemble: Ensemble, rows: Floats32, probabilities: Floats32, labels: NDArray[np.int64]
+    name: str, form: str, runtime: str, expected: Floats32, probabilities: Floats32, labels: Labels
 ) -> Agreement:
-    reference = np.asarray(ensemble.predict_proba(rows), np.float64)
+    reference = np.asarray(expected, np.float64)
     difference = np.abs(probabilities - reference).max(axis=1)
     difference[~np.isfinite(difference)] = np.inf
     ranked = np.sort(reference, axis=1)
@@ -125,11 +173,13 @@ def _compare(
     differs = (labels != reference.argmax(axis=1)) & ~tie
     return Agreement(
         name,
-        len(rows),
+        len(reference),
         float(difference.max()),
         int(np.count_nonzero(difference > TOLERANCE * factor)),
         int(np.count_nonzero(difference > REFUSED * factor)),
         int(np.count_nonzero(differs)),
+        form,
+        runtime,
     )
 
 
@@ -164,31 +214,28 @@ def _spread(low: Floats32, high: Floats32, rng: np.random.Generator) -> Floats32
 def _branch_rows(ensemble: Ensemble, seen: Floats32, rng: np.random.Generator) -> Floats32:
     """For every branch, a row that reaches it with its feature at the threshold, and one with it an ulp below."""
     trees = json.loads(ensemble.booster)["learner"]["gradient_booster"]["model"]["trees"]
-    branches = [branch for tree in trees for branch in _branches(tree)]
-    if len(branches) > BRANCHES:
-        branches = [branches[n] for n in rng.choice(len(branches), BRANCHES, replace=False)]
-    rows = seen[rng.integers(len(seen), size=2 * len(branches))]
-    for number, (feature, threshold, bounds) in enumerate(branches):
-        pair = rows[2 * number : 2 * number + 2]
-        for constrained, (low, high) in bounds.items():
-            pair[:, constrained] = np.clip(pair[0, constrained], low, np.nextafter(high, low))
-        pair[0, feature], pair[1, feature] = threshold, np.nextafter(threshold, np.float32(-np.inf))
+    found = [_branches(tree, seen.shape[1]) for tree in trees]
+    features, thresholds, low, high = (np.concatenate(part) for part in zip(*found, strict=True))
+    if len(features) > BRANCHES:
+        drawn = rng.choice(len(features), BRANCHES, replace=False)
+        features, thresholds, low, high = features[drawn], thresholds[drawn], low[drawn], high[drawn]
+    rows = seen[rng.integers(len(seen), size=len(features))]
+    rows = np.repeat(np.clip(rows, low, np.nextafter(high, low)), 2, axis=0)
+    branch = np.arange(len(features))
+    rows[2 * branch, features] = thresholds
+    rows[2 * branch + 1, features] = np.nextafter(thresholds, np.float32(-np.inf))
     return rows
 
 
-Bounds = dict[int, tuple[np.float32, np.float32]]
-
-
-def _branches(tree: dict[str, Any]) -> Iterator[tuple[int, np.float32, Bounds]]:
-    """Every branch of an XGBoost tree: its feature, its threshold, and low ≤ x < high of the features on its path."""
-    limit = np.float32(np.finfo(np.float32).max)
-    waiting: list[tuple[int, Bounds]] = [(0, {})]
-    while waiting:
-        node, bounds = waiting.pop()
-        if tree["left_children"][node] == -1:
-            continue
-        feature, threshold = int(tree["split_indices"][node]), np.float32(tree["split_conditions"][node])
-        yield feature, threshold, bounds
-        low, high = bounds.get(feature, (-limit, limit))
-        waiting.append((tree["left_children"][node], bounds | {feature: (low, threshold)}))
-        waiting.append((tree["right_children"][node], bounds | {feature: (threshold, high)}))
+def _branches(tree: Mapping[str, Any], features: int) -> tuple[NDArray[np.int64], Floats32, Floats32, Floats32]:
+    """Of every branch its feature and threshold, and low ≤ x < high (branches, features) of the rows that reach it."""
+    left, right = tree["left_children"], tree["right_children"]
+    asked, thresholds = np.array(tree["split_indices"]), np.array(tree["split_conditions"], np.float32)
+    limit = np.finfo(np.float32).max
+    low, high = (np.full((len(left), features), bound, np.float32) for bound in (-limit, limit))
+    branches = [node for node, child in enumerate(left) if child != -1]
+    for node in branches:  # XGBoost numbers a node before its children
+        for child in (left[node], right[node]):
+            low[child], high[child] = low[node], high[node]
+        high[left[node], asked[node]] = low[right[node], asked[node]] = thresholds[node]
+    return asked[branches].astype(np.int64), thresholds[branches], low[branches], high[branches]

@@ -21,6 +21,7 @@ from dwcp.window import Window
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dwcp.release.evaluate import Evaluation
     from dwcp.release.registry import RegisteredVersion
 
 COLOURS = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
@@ -36,6 +37,7 @@ def render_summary(settings: Settings, run_id: str | None = None) -> RenderableT
         _rows(settings, week),
         _labels(settings, week),
         _gate(model),
+        _parity(settings, model),
         _outcome(settings, model),
     )
 
@@ -43,11 +45,10 @@ def render_summary(settings: Settings, run_id: str | None = None) -> RenderableT
 def evaluation_markdown(settings: Settings, run_id: str | None = None) -> str:
     """The evaluation of the last run that reached the gate, or the one named: ``docs/compression_selector_eval.md``."""
     from dwcp.release.card import evaluation_page
-    from dwcp.release.evaluate import Evaluation
     from dwcp.release.gate import Verdict
 
     model = registered_model(settings, run_id)
-    evaluation = Evaluation.from_json(Store(settings.store_dir).get(model.artifacts["evaluation.json"]))
+    evaluation = _evaluation(settings, model)
     page = evaluation_page(evaluation, Verdict.from_json(json.dumps(model.metrics["gate"])))
     # Times in it are those of this machine: the evaluation's own process ran here.
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
@@ -86,6 +87,12 @@ def registered_model(settings: Settings, run_id: str | None) -> RegisteredVersio
     return found[0]
 
 
+def _evaluation(settings: Settings, model: RegisteredVersion) -> Evaluation:
+    from dwcp.release.evaluate import Evaluation
+
+    return Evaluation.from_json(Store(settings.store_dir).get(model.artifacts["evaluation.json"]))
+
+
 def _table(title: str, *columns: str) -> Table:
     return Table(*columns, title=title, title_justify="left", title_style="bold")
 
@@ -121,6 +128,18 @@ def _gate(model: RegisteredVersion) -> RenderableType:
     for line in verdict.lines:
         status = Text(line.status.value, style=COLOURS[line.status.value])
         table.add_row(line.name, threshold(line), quantity(line.value, line.unit), line_bounds(line), status)
+    return table
+
+
+def _parity(settings: Settings, model: RegisteredVersion) -> RenderableType:
+    """A line a form: how far it is from what was trained."""
+    from dwcp.release.card import parity_cells
+
+    evaluation = _evaluation(settings, model)
+    head = ("form", "run by", "size", "vectors", "max |Δp|", "outliers", "other labels")
+    table = _table("Parity with what was trained", *head)
+    for form in evaluation.parity.forms:
+        table.add_row(*parity_cells(evaluation, form))
     return table
 
 

@@ -154,12 +154,12 @@ def export_model(
     xgboost: Iterable[Mapping[str, str]],
     network: Iterable[Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Assemble each split's ensemble from what its trainers returned, name the version and write one ONNX graph.
+    """Assemble each split's ensemble from what its trainers returned, name the version and write every form of it.
 
-    The graph is the time split's; the gate asks whether it agrees with what was trained.
+    The forms are those of the time split's; the gate asks whether they agree with what was trained.
     """
     from dwcp.decision import fit_rule
-    from dwcp.export.onnx_graph import build_onnx
+    from dwcp.export.forms import build_forms
     from dwcp.release.registry import code_digest, lock_digest, settings_digest, version_of
     from dwcp.training.dataset import TRAIN, VALIDATION
     from dwcp.training.ensemble import assemble
@@ -183,11 +183,11 @@ def export_model(
         settings_digest=settings_digest(settings),
         weights_digest=ensembles["time"].digest,
     )
-    model = build_onnx(ensembles["time"], version=version)
-    log.info("version %s: one ONNX graph of %d bytes", version, len(model))
+    forms = build_forms(ensembles["time"], version=version)
+    log.info("version %s: %s", version, ", ".join(f"{name} {len(form):,} bytes" for name, form in forms.items()))
     return {
         "version": version,
-        "onnx": store.put("model.onnx", model),
+        "forms": {name: store.put(name, form) for name, form in forms.items()},
         **{f"{split}_ensemble": store.put("ensemble.zip", ensembles[split].to_bytes()) for split in SPLITS},
     }
 
@@ -195,7 +195,7 @@ def export_model(
 def evaluate_model(
     settings: Settings, *, run_id: str, dataset: Mapping[str, str], exported: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Judge the exported artifact with onnxruntime, beside its baselines and the serving champion; write the page."""
+    """Judge the exported forms, beside their baselines and the serving champion; write the page."""
     from dwcp.release.evaluate import evaluate
     from dwcp.release.gate import judge
     from dwcp.release.ladder.looks import record_look
@@ -206,7 +206,7 @@ def evaluate_model(
     data = _dataset(settings, dataset)
     record_look(settings, dataset["data"][7:71], f"weekly run {run_id}")
     evaluation = evaluate(
-        store.get(exported["onnx"]),
+        _forms(store, exported),
         _split(data, "time", settings),
         Ensemble.from_bytes(store.get(exported["time_ensemble"])),
         settings,
@@ -253,7 +253,7 @@ def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str
             settings_digest=settings_digest(settings),
             weights_digest=Ensemble.from_bytes(store.get(exported["time_ensemble"])).digest,
             artifacts={
-                "model.onnx": exported["onnx"],
+                **exported["forms"],
                 "ensemble.zip": exported["time_ensemble"],
                 "evaluation.json": evaluation["evaluation"],
                 "dataset.parquet": dataset["data"],
@@ -305,7 +305,7 @@ def publish_model(
         settings.bundle_dir,
         load_signer(settings),
         version=gate["version"],
-        model=store.get(exported["onnx"]),
+        models=_forms(store, exported),
         card=model_card(
             judged,
             judge(judged, settings),
@@ -399,6 +399,10 @@ def _write_page(settings: Settings, run_id: str, name: str, page: bytes) -> str:
 
 def _store(settings: Settings) -> Store:
     return Store(settings.store_dir)
+
+
+def _forms(store: Store, exported: Mapping[str, Any]) -> dict[str, bytes]:
+    return {name: store.get(reference) for name, reference in exported["forms"].items()}
 
 
 def _dataset(settings: Settings, dataset: Mapping[str, str]) -> Dataset:

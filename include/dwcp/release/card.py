@@ -35,6 +35,8 @@ def model_card(evaluation: Evaluation, verdict: Verdict, *, window: Window, feat
         "## Figures",
         _gate(verdict),
         _ladder(evaluation),
+        "## Forms",
+        parity_table(evaluation),
         "## Where it is weak",
         _weakest(evaluation.time),
         "## Inputs",
@@ -62,6 +64,8 @@ def evaluation_page(evaluation: Evaluation, verdict: Verdict) -> str:
         f"{evaluation.rule.fallback_confidence}, {time.fallbacks['not_worth_it']:,} above. "
         f"{time.ties:,} rows lie within 1 % of a tie. Expected calibration error: "
         f"{wording.percent(time.calibration_error)}. Left out of the dataset: {_counts(evaluation.dropped)}.",
+        "## One function in each form",
+        parity_table(evaluation),
         "## Each class",
         table(
             ("class", "rows", "precision", "recall", "F1"),
@@ -92,6 +96,29 @@ def evaluation_page(evaluation: Evaluation, verdict: Verdict) -> str:
         ),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def parity_table(evaluation: Evaluation) -> str:
+    """Each form beside what was trained."""
+    return table(
+        ("form", "run by", "size", "vectors", "largest difference of a probability", "outliers", "other labels"),
+        [parity_cells(evaluation, form) for form in evaluation.parity.forms],
+    )
+
+
+def parity_cells(evaluation: Evaluation, form: str) -> tuple[str, ...]:
+    """A form's name, runtime, size, vectors, largest difference, outliers and other labels, as they read."""
+    compared = evaluation.parity.of(form)
+    size = evaluation.sizes_bytes.get(form)
+    return (
+        form,
+        ", ".join(compared.runtimes),
+        wording.NOTHING if size is None else f"{size / 1e6:.2f} MB",
+        f"{compared.compared:,}",
+        f"{compared.max_difference:.1e}",
+        f"{compared.outliers:,}",
+        f"{compared.label_differences:,}",
+    )
 
 
 def _gate(verdict: Verdict) -> str:

@@ -1,14 +1,16 @@
-"""Evaluation of what ships: the exported file, run by onnxruntime on rows that it was not trained on.
+"""Evaluation of what ships: the exported files, on rows that the model was not trained on.
 
-The time split decides; a random split is reported beside it, to show what a shuffle would have promised. Every figure
-with an interval comes from one bootstrap over objects, so figures on the same rows are paired.
+The ONNX file is judged, run by onnxruntime; parity shows that the other forms are the same function. The time split
+decides; a random split is reported beside it, to show what a shuffle would have promised. Every figure with an interval
+comes from one bootstrap over objects, so figures on the same rows are paired.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from pydantic import TypeAdapter
 from dwcp.contract import CANDIDATES, DATA_TYPES, FEATURE_SET_DIGEST, FEATURES, LINK_TYPES
 from dwcp.decision import Decisions, Rule, decide
 from dwcp.export.footprint import Footprint, measure_footprint
+from dwcp.export.forms import ONNX
 from dwcp.export.onnx_graph import build_onnx
 from dwcp.export.parity import Parity, check_parity
 from dwcp.export.runtime import OnnxModel
@@ -134,7 +137,11 @@ class Importance:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures of one exported model. ``measured`` differs from run to run and is left out of digests."""
+    """The figures of one exported model.
+
+    ``model_digest`` and ``size_bytes`` are those of the ONNX file, ``sizes_bytes`` those of every form by file name.
+    ``measured`` differs from run to run and is left out of digests.
+    """
 
     version: str
     model_digest: str
@@ -149,6 +156,7 @@ class Evaluation:
     parity: Parity
     importance: tuple[Importance, ...]
     measured: Footprint | None
+    sizes_bytes: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Canonical JSON with everything in it."""
@@ -178,7 +186,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: bytes,
+    forms: Mapping[str, bytes],
     dataset: Dataset,
     ensemble: Ensemble,
     settings: Settings,
@@ -186,12 +194,13 @@ def evaluate(
     champion: bytes | None = None,
     random_split: tuple[Dataset, Ensemble] | None = None,
 ) -> Evaluation:
-    """Judge the serialised ONNX ``model``, exported from ``ensemble``, on the test rows of ``dataset``.
+    """Judge ``forms``, exported from ``ensemble`` (``build_forms``), on the test rows of ``dataset``.
 
     ``champion`` is the ONNX of the model in the field; ``random_split`` the same rows split at random with an ensemble
     trained on that split. Raises ``ModelError`` if a model cannot be loaded and ``ValueError`` if the dataset lacks a
     feature that a model takes, or was made by another contract.
     """
+    model = forms[ONNX]
     loaded = OnnxModel(model)
     if loaded.feature_set_digest != FEATURE_SET_DIGEST:
         raise ValueError("the model follows another definition of the features than this code: export it again")
@@ -203,8 +212,8 @@ def evaluate(
     if random_split is not None:
         other, trained = random_split
         by_chance, _ = _score("random", OnnxModel(build_onnx(trained, version="random")), other, trained, settings)
-    log.info("comparing the file with what was trained")
-    parity = check_parity(model, ensemble, features, seed=settings.seed)
+    log.info("comparing the files with what was trained")
+    parity = check_parity(forms, ensemble, features, seed=settings.seed)
     log.info("measuring latency and memory in a fresh process")
     footprint = measure_footprint(model, features if test.rows else np.zeros((1, features.shape[1]), np.float32))
     return Evaluation(
@@ -221,6 +230,7 @@ def evaluate(
         parity=parity,
         importance=_importance(loaded, test, settings.seed),
         measured=footprint,
+        sizes_bytes={name: len(content) for name, content in forms.items()},
     )
 
 
