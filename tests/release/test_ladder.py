@@ -43,7 +43,9 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ladder(rows, settings) -> Ladder:
-    """The real climb, its trainings cut short."""
+    """The real climb, its trainings cut short, in an installation that has searched its hyperparameters."""
+    (settings.home / "tuning").mkdir()
+    (settings.home / "tuning" / "best.json").write_text('{"settings": {"xgboost_max_depth": 2}}')
     return climb(rows, settings, command="test")
 
 
@@ -75,7 +77,18 @@ def test_every_selector_stands_on_every_split(ladder):
     assert names[0] == names[1] == names[2]
     assert len(names[0]) == len(set(names[0]))
     wanted = {"majority class", "always zstd", "rules", *steps(), selectors.SEED_ENSEMBLE, selectors.NETWORK}
-    assert wanted | {found.ENSEMBLE, found.PRODUCT, selectors.SEED_FALLBACK, selectors.REGRESSORS} <= set(names[0])
+    assert wanted | {
+        found.ENSEMBLE,
+        found.PRODUCT,
+        selectors.SEED_FALLBACK,
+        selectors.REGRESSORS,
+        selectors.TUNED,
+    } <= set(names[0])
+
+
+def test_tuned_settings_make_a_model_of_their_own(ladder):
+    time = ladder.split("time")
+    assert time.rung(selectors.TUNED).mean_regret != time.rung(found.ENSEMBLE).mean_regret
 
 
 def test_always_one_candidate_is_right_as_often_as_it_is_best(ladder, rows):

@@ -280,6 +280,12 @@ def _suggest(trial: optuna.Trial) -> dict[str, float]:
     }
 
 
+def tuned_settings(settings: Settings) -> Settings | None:
+    """The best settings that a search of this installation wrote, or None if there was none."""
+    written = settings.home / "tuning" / "best.json"
+    return _with(settings, json.loads(written.read_text())["settings"]) if written.exists() else None
+
+
 def _with(settings: Settings, found: dict[str, float]) -> Settings:
     return settings.model_copy(update=found)
 

@@ -31,6 +31,7 @@ from dwcp.settings import Settings
 from dwcp.training.dataset import TEST, TRAIN, VALIDATION, Dataset
 from dwcp.training.ensemble import Ensemble, assemble, booster_proba
 from dwcp.training.network import train_network
+from dwcp.training.tune import tuned_settings
 from dwcp.training.xgb import train_xgboost
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ SEED_ENSEMBLE = "seed's 18, ensemble"
 REGRESSORS = "regressors, argmin, no classifier"
 STACKED = "ensemble of 15 features and 3 predicted ratios"
 SMALL = "ensemble of the 18 best features"
+TUNED = "ensemble, settings that dwcp tune found"
 SEED_FALLBACK = "ensemble, zstd where unsure (seed §7.2)"
 
 _OWN_PAST = 2
@@ -66,13 +68,17 @@ class Selector:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """What was trained on one split. ``stacked_dataset`` has the predicted ratios behind the features."""
+    """What was trained on one split. ``stacked_dataset`` has the predicted ratios behind the features.
+
+    ``tuned`` is None where no search was run.
+    """
 
     booster: bytes
     ensemble: Ensemble
     small: Ensemble
     stacked: Ensemble
     regressors: Regressors
+    tuned: Ensemble | None
     stacked_dataset: Dataset
 
 
@@ -91,7 +97,11 @@ def train_models(rows: Rows, booster: bytes, settings: Settings) -> Models:
     log.info("  the ensemble that takes what they predict")
     inputs = (*best[: SMALL_INPUTS - len(PREDICTED_RATIOS)], *PREDICTED_RATIOS)
     stacked = _ensemble(stacked_dataset.select(inputs), settings)
-    return Models(booster, ensemble, small, stacked, regressors, stacked_dataset)
+    searched = tuned_settings(settings)
+    if searched:
+        log.info("  the ensemble by the settings of dwcp tune")
+    tuned = _ensemble(dataset, searched) if searched else None
+    return Models(booster, ensemble, small, stacked, regressors, tuned, stacked_dataset)
 
 
 def _ensemble(dataset: Dataset, settings: Settings, booster: bytes | None = None) -> Ensemble:
@@ -161,6 +171,8 @@ def by_models(rows: Rows, models: Models, settings: Settings) -> tuple[list[Sele
         Selector(SEED_FALLBACK, found.EXECUTED, said, seed_fallback, inputs),
         Selector(found.PRODUCT, found.EXECUTED, said, product, inputs),
     ]
+    if models.tuned:
+        selectors.append(_same(TUNED, _said(models.tuned, test), kind=found.MODELS, inputs=inputs))
     return selectors, probabilities
 
 
