@@ -20,7 +20,7 @@ const (
 	modelName     = "model.dwcp"
 
 	maxManifestBytes = 1 << 20
-	maxModelBytes    = 16 << 20
+	maxModelBytes    = 8 << 20 // a published one has 1 to 2 MB; two old and two new ones fit into memory at once
 )
 
 // ErrBundle says that a bundle is damaged, incomplete, or made for another node.

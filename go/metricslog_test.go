@@ -298,7 +298,7 @@ func TestWhatAnOutageSpilledIsSentByTheNextProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	influx.set(nil)
-	logger = startLogger(t, loggerConfig(influx.URL, dir))
+	startLogger(t, loggerConfig(influx.URL, dir))
 	eventually(t, "all came", func() bool { return influx.distinct() == 7 })
 	eventually(t, "the spill is empty", func() bool {
 		entries, err := os.ReadDir(dir)
@@ -444,4 +444,17 @@ func BenchmarkLog(b *testing.B) {
 	}
 	b.StopTimer()
 	_ = logger.Close(context.Background())
+}
+
+// BenchmarkRecordLine is what a transfer pays for its log where it is made; the rest is
+// another goroutine's.
+func BenchmarkRecordLine(b *testing.B) {
+	record := exampleRecord(New(WithModel(sureOfHDE)), 1)
+	line := make([]byte, 0, lineBytes)
+	b.ReportAllocs()
+	for n := 0; n < b.N; n++ {
+		if _, err := record.appendLine(line[:0], "node-1", "us-east-1a"); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

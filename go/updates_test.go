@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -580,4 +581,87 @@ func TestReleasesUnderLoadFailNoDecision(t *testing.T) {
 	if status := n.updater.Status(); status.Swaps < 15 || status.Refused < 5 {
 		t.Errorf("%+v", status)
 	}
+}
+
+// Two models and their successors are all that a swap ever holds, whatever it takes to load them.
+func TestMemoryOfSwapsIsBounded(t *testing.T) {
+	path := os.Getenv("DWCP_BENCH_MODEL")
+	if path == "" {
+		path = "testdata/model.dwcp"
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := LoadBundle(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPublisher(t)
+	sum := sha256.Sum256(data)
+	n := p.node(DirectorySource(p.home), t.TempDir())
+	n.updater.config.Load = func(data []byte) (Predictor, error) { return LoadBundle(data) }
+	var before, now runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	most := uint64(0)
+	for serial := int64(1); serial <= 20; serial++ {
+		digest := p.bundle(model.Version(), map[string]any{
+			"feature_names": []string{fmt.Sprint(serial)}, // another manifest, so another bundle
+			"files":         map[string]any{modelName: map[string]any{"size_bytes": len(data), "sha256": hex.EncodeToString(sum[:])}},
+		})
+		p.write(data, "bundles", model.Version(), modelName)
+		p.write(p.sign(channelBody(serial, regionBody(model.Version(), nil, 0), map[string]string{model.Version(): digest})),
+			"channel", "channel.json")
+		if err := n.updater.Poll(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		runtime.ReadMemStats(&now)
+		most = max(most, now.HeapAlloc-min(now.HeapAlloc, before.HeapAlloc))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&now)
+	t.Logf("a model file of %d bytes: at most %d bytes more of heap while swapping, %d after; %d bytes from the system",
+		len(data), most, int64(now.HeapAlloc)-int64(before.HeapAlloc), now.Sys)
+	if most > 64<<20 {
+		t.Errorf("swapping took %d bytes of heap", most)
+	}
+	if swaps := n.updater.Status().Swaps; swaps != 20 {
+		t.Errorf("%d swaps", swaps)
+	}
+}
+
+func FuzzParseChannel(f *testing.F) {
+	seed := sha256.Sum256([]byte("fuzz"))
+	key := ed25519.NewKeyFromSeed(seed[:])
+	public := key.Public().(ed25519.PublicKey)
+	for _, document := range []string{
+		`{}`, `{"kind":"dwcp.channel","format":1,"serial":1,"issued_at":"2026-06-01T12:00:00+00:00","regions":{},"bundles":{}}`,
+		`{"kind":"dwcp.channel","format":1,"serial":1,"issued_at":"2026-06-01T12:00:00+00:00","regions":{"us-east":` +
+			`{"champion":"v1","challenger":null,"share_buckets":0}},"bundles":{"v1":"` + strings.Repeat("0", 64) + `"}}`,
+	} {
+		f.Add([]byte(document))
+	}
+	f.Fuzz(func(t *testing.T, document []byte) {
+		if channel, err := ParseChannel(document, public, 0); err == nil {
+			t.Fatalf("what nobody signed is taken: %+v", channel)
+		}
+		// The signer may have been fooled: what it signed must be sound all the same.
+		signed := []byte(fmt.Sprintf("{\"document\":%s,\"key_id\":%q,\"signature\":%q}\n", document, keyIDOf(public),
+			base64.StdEncoding.EncodeToString(ed25519.Sign(key, document))))
+		channel, err := ParseChannel(signed, public, 0)
+		if err != nil {
+			return
+		}
+		for region, state := range channel.Regions {
+			for _, version := range []string{state.Champion, state.Challenger} {
+				if version != "" && (!versionPattern.MatchString(version) || !digestPattern.MatchString(channel.Bundles[version])) {
+					t.Fatalf("region %q names %q", region, version)
+				}
+			}
+			if state.ShareBuckets < 0 || state.ShareBuckets > RolloutBuckets {
+				t.Fatalf("region %q has a share of %d", region, state.ShareBuckets)
+			}
+		}
+	})
 }
