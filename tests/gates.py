@@ -11,6 +11,7 @@ LENIENT: dict[str, float] = {
     "gate_regret": 1e9,
     "gate_throughput_gain": -1.0,
     "gate_champion_tolerance": 1.0,
+    "gate_slower_slices": 100,
     "gate_min_rows": 10,
     "gate_memory_bytes": 10**10,
 }

@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     gate_f1: float = Field(0.96, ge=0, le=1)
     gate_regret: float = Field(0.001, description="mean cost regret, as a share of the oracle's cost")
     gate_throughput_gain: float = 0.10
+    gate_slower_slices: int = Field(0, ge=0, description="kinds of transfer that may be slower than always zstd")
     gate_latency_p99_ms: float = 10.0
     gate_size_bytes: int = 50_000_000
     gate_memory_bytes: int = 100_000_000

@@ -8,7 +8,7 @@ from dwcp.decision import Rule
 from dwcp.export.footprint import Footprint
 from dwcp.export.forms import FORMS, ONNX, TFLITE
 from dwcp.export.parity import Agreement, Parity
-from dwcp.release.evaluate import EXECUTED, MODEL, ClassScores, Comparison, Evaluation, Rung, SplitScores
+from dwcp.release.evaluate import EXECUTED, MODEL, ClassScores, Comparison, Evaluation, Rung, Slice, SplitScores
 from dwcp.release.gate import Status, Verdict, decide, judge
 from dwcp.release.intervals import Interval
 from dwcp.settings import Settings
@@ -96,6 +96,7 @@ def evaluation(**changed) -> Evaluation:
         "champion": None,
         "form": ONNX,
         "sizes_bytes": {},
+        "slices": (),
     } | changed
     rungs = tuple(
         Rung(
@@ -111,7 +112,18 @@ def evaluation(**changed) -> Evaluation:
     )
     fallbacks = {"low_confidence": 4, "not_worth_it": 6}
     time = SplitScores(
-        "time", figures["rows"], 100, 50, figures["ceiling"], fallbacks, rungs, classes, ((1, 0, 0),) * 3, (), 0.01, ()
+        "time",
+        figures["rows"],
+        100,
+        50,
+        figures["ceiling"],
+        fallbacks,
+        rungs,
+        classes,
+        ((1, 0, 0),) * 3,
+        (),
+        0.01,
+        tuple(Slice("dc", kind, 50, good, good, gain) for kind, gain in figures["slices"]),
     )
     footprint = Footprint(0.05, 0.1, figures["p99_ms"], 0.3, 40.0, figures["memory_bytes"], 5_000)
     others = dict.fromkeys(FORMS, 0) | {figures["form"]: figures["label_differences"]}
@@ -124,6 +136,21 @@ def evaluation(**changed) -> Evaluation:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("slices", "expected"),
+    [
+        ((("logs", Interval(-0.01, -0.05, 0.001)),), PASS),  # slower by chance alone
+        ((("logs", Interval(-0.01)),), PASS),  # too few objects to tell
+        ((("logs", Interval(-0.02, -0.05, -0.001)), ("media", narrow(0.3))), FAIL),
+    ],
+)
+def test_no_kind_of_transfer_may_be_slower_than_zstd(slices, expected):
+    verdict = judge(evaluation(slices=slices), Settings())
+    line = next(line for line in verdict.lines if line.name == "kinds of transfer slower than zstd")
+    assert line.status is expected is verdict.status
+    assert expected is PASS or line.reason == "beyond their intervals: logs over dc"
+
+
 def statuses(verdict: Verdict) -> dict[str, Status]:
     return {line.name: line.status for line in verdict.lines}
 
@@ -132,7 +159,7 @@ def test_all_met_is_a_pass_without_reasons():
     verdict = judge(evaluation(), SETTINGS)
     assert verdict.status is PASS
     assert verdict.reasons == ()
-    assert len(verdict.lines) == 16
+    assert len(verdict.lines) == 17
 
 
 @pytest.mark.parametrize(
@@ -204,7 +231,7 @@ def test_against_the_champion(difference, worst, expected):
     champion = Comparison("v0", difference, narrow(0.0), narrow(0.0), "wan / logs", worst)
     verdict = judge(evaluation(champion=champion), SETTINGS)
     assert verdict.status is expected
-    assert len(verdict.lines) == 18
+    assert len(verdict.lines) == 19
 
 
 def test_a_champion_that_cannot_be_compared_holds_and_says_why():

@@ -60,16 +60,20 @@ def test_accuracy_and_class_scores_equal_a_slow_reference(sample):
 def test_regret_and_gains_equal_a_slow_reference(sample):
     labels, predicted, costs = sample
     rules = (predicted + 1) % 3
-    ratios = metrics.cost_ratios(costs, predicted, rules)
+    look_ms = np.linspace(0.0, 9.0, len(labels))
+    ratios = metrics.cost_ratios(costs, predicted, rules, look_ms=look_ms)
+    blind = metrics.cost_ratios(costs, predicted, rules, look_ms=look_ms, looks=False)
     rows = costs.tolist()
     regrets = [(row[p] - min(row[:3])) / min(row[:3]) for row, p in zip(rows, predicted.tolist(), strict=True)]
     assert metrics.regret(costs, predicted) == pytest.approx(regrets)
     assert min(regrets) >= 0
     assert value(ratios["mean_regret"]) == pytest.approx(sum(regrets) / len(regrets))
     spent = sum(row[p] for row, p in zip(rows, predicted.tolist(), strict=True))
-    assert value(ratios["gain_over_zstd"]) == pytest.approx(sum(row[3] for row in rows) / spent - 1)
-    by_rules = sum(row[p] for row, p in zip(rows, rules.tolist(), strict=True))
-    assert value(ratios["gain_over_rules"]) == pytest.approx(by_rules / spent - 1)
+    paid = spent + look_ms.sum()
+    assert value(ratios["gain_over_zstd"]) == pytest.approx(sum(row[3] for row in rows) / paid - 1)
+    assert value(blind["gain_over_zstd"]) == pytest.approx(sum(row[3] for row in rows) / spent - 1)
+    by_rules = sum(row[p] for row, p in zip(rows, rules.tolist(), strict=True)) + look_ms.sum()
+    assert value(ratios["gain_over_rules"]) == pytest.approx(by_rules / paid - 1)
     assert not metrics.regret(costs, labels).any()
 
 

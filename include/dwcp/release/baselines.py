@@ -12,6 +12,9 @@ from dwcp.rules import choose_by_rules
 from dwcp.training.dataset import Dataset
 from dwcp.training.ensemble import Ensemble
 
+BLIND = ("majority class", "always zstd")
+"""Those that choose without a look at the payload."""
+
 
 def baseline_choices(test: Dataset, training_labels: Ints, ensemble: Ensemble) -> dict[str, Ints]:
     """Each baseline's choice for every row of ``test``, as an index into ALGORITHMS.

@@ -26,7 +26,7 @@ from dwcp.export.parity import Parity, check_parity
 from dwcp.export.runtime import OnnxModel
 from dwcp.label_worth import ceiling_of
 from dwcp.release import metrics
-from dwcp.release.baselines import baseline_choices, inputs_of
+from dwcp.release.baselines import BLIND, baseline_choices, inputs_of
 from dwcp.release.intervals import LEVEL, Interval, Ratio, bootstrap
 from dwcp.release.metrics import Bin, Ints
 from dwcp.settings import Settings
@@ -44,7 +44,10 @@ EXECUTED = "model as executed"
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One selector on a split's test rows. ``accuracy`` and F1 are of its labels, the rest of what it would run."""
+    """One selector on a split's test rows. ``accuracy`` and F1 are of its labels, the rest of what it would run.
+
+    Gains charge the look at the payload; ``throughput_mbps`` does not, as the field's realised times do not hold it.
+    """
 
     name: str
     accuracy: Interval
@@ -70,13 +73,22 @@ class ClassScores:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The model on the test rows of one kind of link and payload."""
+    """The model on the test rows of one kind of link and payload.
+
+    ``gain_over_zstd`` is of what would run, looking paid; its level is corrected for the number of slices (Bonferroni).
+    """
 
     link_type: str
     data_type: str
     rows: int
     accuracy: Interval
     mean_regret: Interval
+    gain_over_zstd: Interval
+
+    @property
+    def slower_than_zstd(self) -> bool:
+        """Whether always-zstd would have been faster beyond chance."""
+        return self.gain_over_zstd.upper is not None and self.gain_over_zstd.upper < 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,15 +281,19 @@ def _score(
         # The executed choice is judged on what the model said: zstd is never a label.
         said = choice.labels if selector == EXECUTED else chosen
         for metric, ratio in (
-            metrics.accuracy_ratios(truth, said, costs) | metrics.cost_ratios(costs, chosen, rules)
+            metrics.accuracy_ratios(truth, said, costs)
+            | metrics.cost_ratios(costs, chosen, rules, look_ms=test.look_ms, looks=selector not in BLIND)
         ).items():
             ratios[f"{selector}/{metric}"] = ratio
     slices = _slices(test)
+    gains: dict[str, Ratio] = {}
     for where, mask in slices.items():
         for metric in ("accuracy", "mean_regret"):
-            ratio = ratios[f"{MODEL}/{metric}"]
-            ratios[f"{where}/{metric}"] = Ratio(ratio.numerator * mask, ratio.denominator * mask)
+            ratios[f"{where}/{metric}"] = _within(ratios[f"{MODEL}/{metric}"], mask)
+        gains[f"{where}/gain"] = _within(ratios[f"{EXECUTED}/gain_over_zstd"], mask)
     found = bootstrap(ratios, codes, rounds=settings.bootstrap_rounds, seed=settings.seed)
+    level = 1 - (1 - LEVEL) / max(1, len(slices))
+    found |= bootstrap(gains, codes, rounds=settings.bootstrap_rounds, seed=settings.seed, level=level)
 
     bins, error = metrics.calibration(choice.probabilities, choice.labels, truth)
     scores = SplitScores(
@@ -303,11 +319,17 @@ def _score(
         calibration=bins,
         calibration_error=error,
         slices=tuple(
-            Slice(*where, int(mask.sum()), found[f"{where}/accuracy"], found[f"{where}/mean_regret"])
+            Slice(
+                *where, int(mask.sum()), *(found[f"{where}/{metric}"] for metric in ("accuracy", "mean_regret", "gain"))
+            )
             for where, mask in slices.items()
         ),
     )
     return scores, choice
+
+
+def _within(ratio: Ratio, mask: NDArray[np.bool_]) -> Ratio:
+    return Ratio(ratio.numerator * mask, ratio.denominator * mask, ratio.offset)
 
 
 def _rung(name: str, found: dict[str, Interval], test: Dataset, chosen: Ints) -> Rung:

@@ -120,6 +120,9 @@ def _absolute(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
     yield _judged(regret, "setting", "regret", run.mean_regret, settings.gate_regret, rows, few, at_least=False)
     gain = "throughput gain over zstd"
     yield _judged(gain, "seed §8.2", "share", run.gain_over_zstd, settings.gate_throughput_gain, rows, few)
+    slower = [f"{part.data_type} over {part.link_type}" for part in evaluation.time.slices if part.slower_than_zstd]
+    line = _exact("kinds of transfer slower than zstd", "never worse", "count", len(slower), settings.gate_slower_slices)
+    yield replace(line, reason=f"beyond their intervals: {', '.join(slower)}") if slower else line
 
 
 def _artifact(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
