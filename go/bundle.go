@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/bits"
 	"os"
+	"slices"
 )
 
 // headerBytes are the magic, the format, the length and six counts.
@@ -177,47 +179,59 @@ func readRule(reader *bundleReader, rule *Rule) {
 func readTrees(reader *bundleReader, model *Model, trees, depth, inputs int) {
 	branches, leaves := 1<<depth-1, 1<<depth
 	classOf := reader.bytes("tree classes", trees)
-	thresholds := reader.bytes("thresholds", 4*trees*branches)
+	thresholds := reader.floats("thresholds", trees*branches)
 	features := reader.bytes("tree features", 2*trees*branches)
-	values := reader.bytes("leaves", 4*trees*leaves)
+	values := reader.floats("leaves", trees*leaves)
 	if reader.err != nil {
 		return
 	}
-	var ofClass [CandidateCount]int
+	inputOf := func(branch int) int { return int(binary.LittleEndian.Uint16(features[2*branch:])) }
+	model.thresholds = make([][]int32, inputs)
+	for branch, threshold := range thresholds {
+		input := inputOf(branch)
+		if input >= inputs {
+			reader.fail(ErrBundleBounds, "a tree asks for input %d of %d", input, inputs)
+			return
+		}
+		model.thresholds[input] = append(model.thresholds[input], order(threshold))
+	}
+	for input, asked := range model.thresholds {
+		slices.Sort(asked)
+		if asked = slices.Compact(asked); len(asked) > maxThresholds {
+			reader.fail(ErrBundleBounds, "input %d has %d thresholds, allowed are %d", input, len(asked), maxThresholds)
+			return
+		}
+		model.thresholds[input] = filledUp(asked)
+	}
 	for number, class := range classOf {
 		if int(class) >= CandidateCount {
 			reader.fail(ErrBundleBounds, "tree %d adds to class %d", number, class)
 			return
 		}
-		ofClass[class]++
-	}
-	for class, count := range ofClass {
-		model.trees[class] = make([]treeTable, 0, count)
-	}
-	for number, class := range classOf {
 		var tree treeTable
 		for branch := 0; branch < branches; branch++ {
 			at := number*branches + branch
-			threshold := math.Float32frombits(binary.LittleEndian.Uint32(thresholds[4*at:]))
-			input := binary.LittleEndian.Uint16(features[2*at:])
-			if threshold-threshold != 0 || int(input) >= inputs {
-				reader.fail(ErrBundleBounds, "branch %d of tree %d asks if input %d < %v", branch, number, input, threshold)
-				return
-			}
-			tree.branches[branch+1] = newBranch(threshold, input)
+			place, _ := slices.BinarySearch(model.thresholds[inputOf(at)], order(thresholds[at]))
+			tree.branches[branch+1] = newBranch(place, inputOf(at))
 		}
 		for leaf := range tree.leaves {
 			// A table of fewer levels is filled up: whatever its last branches say, they lead to one leaf.
-			at := number*leaves + leaf>>(treeDepth-depth)
-			value := math.Float32frombits(binary.LittleEndian.Uint32(values[4*at:]))
-			if value-value != 0 {
-				reader.fail(ErrBundleBounds, "a leaf of tree %d is %v", number, value)
-				return
-			}
-			tree.leaves[leaf] = value
+			tree.leaves[leaf] = values[number*leaves+leaf>>(treeDepth-depth)]
 		}
 		model.trees[class] = append(model.trees[class], tree)
 	}
+	for class := range model.trees {
+		model.trees[class] = slices.Clip(model.trees[class])
+	}
+}
+
+// filledUp is a copy of thresholds of the length that rank takes.
+func filledUp(thresholds []int32) []int32 {
+	filled := make([]int32, 1<<bits.Len(uint(len(thresholds)))-1)
+	for place := copy(filled, thresholds); place < len(filled); place++ {
+		filled[place] = math.MaxInt32
+	}
+	return filled
 }
 
 func readNetwork(reader *bundleReader, model *Model, layers, inputs int) {

@@ -568,6 +568,9 @@ const treeDepth = 8
 // maxTrees is how many trees a model has at most.
 const maxTrees = 4096
 
+// maxThresholds is how many different ones an input has at most.
+const maxThresholds = 1023
+
 // maxLayers is how many layers its network has at most.
 const maxLayers = 8
 

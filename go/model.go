@@ -8,12 +8,14 @@ import (
 
 const (
 	treeNodes   = 1 << treeDepth
-	inputSlots  = 64 // a power of two, so that an index needs a mask and no check
-	lanes       = 4  // units of a layer that are summed side by side
-	_           = uint(inputSlots - FeatureCount)
 	treesAtOnce = 4
-	orderShift  = 31 // the largest with which no difference of two orders overflows
+	inputBits   = 6
+	inputSlots  = 1 << inputBits // a power of two, so that an index needs a mask and no check
+	lanes       = 4              // units of a layer that are summed side by side
 )
+
+// The contract's features fit into the slots.
+const _ = uint(inputSlots - FeatureCount)
 
 // ErrAnswerNotFinite says that a model answered with no probabilities.
 var ErrAnswerNotFinite = errors.New("the model's answer is not finite")
@@ -36,6 +38,7 @@ type Model struct {
 	version       string
 	rule          Rule
 	columns       []uint16                    // contract feature of each input
+	thresholds    [][]int32                   // of each input, in order; see rank
 	trees         [CandidateCount][]treeTable // in the order in which they were boosted
 	baseScore     [CandidateCount]float32
 	mean, scale   []float32
@@ -51,14 +54,12 @@ type treeTable struct {
 	leaves   [treeNodes]float32
 }
 
-// branch is the order of a threshold, less one, above the number of the input that
-// is held against it: both come in one load, and the difference to an input's order
-// has the sign of the comparison.
-type branch int64
+// branch is the place of its threshold among those of its input, above the input's
+// number. Places instead of thresholds make trees a third of the size, which counts
+// more than finding an input's rank among the thresholds once: a walk waits for memory.
+type branch uint16
 
-func newBranch(threshold float32, input uint16) branch {
-	return branch((order(threshold)-1)<<orderShift) + branch(input)
-}
+func newBranch(place, input int) branch { return branch(place<<inputBits | input) }
 
 // layer is a dense layer. Rows of weights hold one input's weights for lanes units;
 // inputs rows after one another make a block of units.
@@ -132,40 +133,52 @@ func Argmax(probabilities *[CandidateCount]float32) (Choice, float32) {
 }
 
 func (model *Model) treeProbabilities(inputs *[inputSlots]float32) [CandidateCount]float32 {
-	var orders [inputSlots]int64
-	for slot, value := range inputs {
-		orders[slot] = order(value) << orderShift
+	var ranks [inputSlots]branch
+	for input, thresholds := range model.thresholds {
+		ranks[input%inputSlots] = newBranch(rank(thresholds, inputs[input%inputSlots]), 0)
 	}
 	var margins [CandidateCount]float64
 	for class, trees := range model.trees {
-		margins[class] = float64(sumTrees(trees, &orders, model.baseScore[class]))
+		margins[class] = float64(sumTrees(trees, &ranks, model.baseScore[class]))
 	}
 	return softmax(margins)
 }
 
 // order maps finite floats to integers that compare as they do; both zeros are one.
-func order(value float32) int64 {
+func order(value float32) int32 {
 	bits := int32(math.Float32bits(value + 0))
-	return int64(bits ^ (bits>>31)&math.MaxInt32)
+	return bits ^ (bits>>31)&math.MaxInt32
+}
+
+// rank is how many of the thresholds are not above value. They are ascending orders,
+// filled up with ones above all to one less than a power of two.
+func rank(thresholds []int32, value float32) int {
+	limit := int64(order(value)) + 1
+	count := uint(0)
+	for half := uint(len(thresholds)+1) / 2; half > 0; half /= 2 {
+		below := uint64(int64(thresholds[count+half-1])-limit) >> 63
+		count += half & -uint(below)
+	}
+	return int(count)
 }
 
 // sumTrees adds the leaves that the inputs lead to, to start and in the order of
 // the trees, as XGBoost does. Several trees are walked at once, as each step of one
 // waits for the step before.
-func sumTrees(trees []treeTable, orders *[inputSlots]int64, start float32) float32 {
+func sumTrees(trees []treeTable, ranks *[inputSlots]branch, start float32) float32 {
 	sum := start
 	for len(trees) >= treesAtOnce {
 		four := (*[treesAtOnce]treeTable)(trees)
 		a, b, c, d := uint(1), uint(1), uint(1), uint(1)
 		// One line a level: a loop's counter would take a register from the walk.
-		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
-		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
-		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
-		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
-		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
-		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
-		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
-		a, b, c, d = four[0].step(a, orders), four[1].step(b, orders), four[2].step(c, orders), four[3].step(d, orders)
+		a, b, c, d = four[0].step(a, ranks), four[1].step(b, ranks), four[2].step(c, ranks), four[3].step(d, ranks)
+		a, b, c, d = four[0].step(a, ranks), four[1].step(b, ranks), four[2].step(c, ranks), four[3].step(d, ranks)
+		a, b, c, d = four[0].step(a, ranks), four[1].step(b, ranks), four[2].step(c, ranks), four[3].step(d, ranks)
+		a, b, c, d = four[0].step(a, ranks), four[1].step(b, ranks), four[2].step(c, ranks), four[3].step(d, ranks)
+		a, b, c, d = four[0].step(a, ranks), four[1].step(b, ranks), four[2].step(c, ranks), four[3].step(d, ranks)
+		a, b, c, d = four[0].step(a, ranks), four[1].step(b, ranks), four[2].step(c, ranks), four[3].step(d, ranks)
+		a, b, c, d = four[0].step(a, ranks), four[1].step(b, ranks), four[2].step(c, ranks), four[3].step(d, ranks)
+		a, b, c, d = four[0].step(a, ranks), four[1].step(b, ranks), four[2].step(c, ranks), four[3].step(d, ranks)
 		sum += four[0].leaves[a%treeNodes]
 		sum += four[1].leaves[b%treeNodes]
 		sum += four[2].leaves[c%treeNodes]
@@ -175,17 +188,18 @@ func sumTrees(trees []treeTable, orders *[inputSlots]int64, start float32) float
 	for number := range trees {
 		at := uint(1)
 		for level := 0; level < treeDepth; level++ {
-			at = trees[number].step(at, orders)
+			at = trees[number].step(at, ranks)
 		}
 		sum += trees[number].leaves[at%treeNodes]
 	}
 	return sum
 }
 
-// step goes from branch at to one of its two successors without a branch in the code.
-func (tree *treeTable) step(at uint, orders *[inputSlots]int64) uint {
+// step goes from branch at to one of its two successors, without a branch in the
+// code: right if the threshold's place is below the rank, which is x >= threshold.
+func (tree *treeTable) step(at uint, ranks *[inputSlots]branch) uint {
 	branch := tree.branches[at%treeNodes]
-	right := uint64(int64(branch)-orders[branch&(inputSlots-1)]) >> 63
+	right := uint32(int32(branch)-int32(ranks[branch%inputSlots])) >> 31
 	return 2*at + uint(right)
 }
 

@@ -223,6 +223,7 @@ def without_end(ensemble):
     ("limit", "value", "message"),
     [
         ("MOST_TREES", 10, "nodes load 10: train a smaller one"),
+        ("MOST_THRESHOLDS", 20, "thresholds of rtt_ms; nodes load 20"),
         ("MOST_UNITS", 16, "units in a layer"),
         ("MOST_LAYERS", 1, "layers"),
         ("MOST_BYTES", 1_000, "nodes load 1,000"),
@@ -233,6 +234,23 @@ def test_what_no_node_would_load_is_refused(ensemble, monkeypatch, limit, value,
     monkeypatch.setattr(go_bundle, limit, value)
     with pytest.raises(ExportError, match=message):
         build_go_bundle(ensemble, "version")
+
+
+def test_the_go_module_refuses_more_thresholds_than_it_has_places_for(ensemble, vectors, ask, monkeypatch):
+    def every_branch_asks_for_another_rtt(model):
+        number = 0
+        for tree in model["trees"]:
+            for node, left in enumerate(tree["left_children"]):
+                if left != -1:
+                    number += 1
+                    tree["split_indices"][node], tree["split_conditions"][node] = 0, float(number)
+        assert number > 1_023
+
+    monkeypatch.setattr(go_bundle, "MOST_THRESHOLDS", 1_000_000)
+    bundle = build_go_bundle(with_booster(ensemble, every_branch_asks_for_another_rtt), "v")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        ask(bundle, vectors["held-out rows"])
+    assert b"allowed are 1023" in refused.value.stderr
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")

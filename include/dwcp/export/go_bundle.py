@@ -49,6 +49,8 @@ SAMPLES = 64
 MOST_BYTES = 64 * 1024 * 1024
 MOST_TREES, MOST_LAYERS, MOST_UNITS, MOST_SAMPLES, MOST_TEXT_BYTES = 4_096, 8, 512, 1_024, 256
 """What a node still loads; beyond it a file is refused before memory is taken for it."""
+MOST_THRESHOLDS = 1_023
+"""Of one feature, different ones: a node keeps their place, in 10 bits. XGBoost's histograms make up to 255."""
 _LENGTH_AT = len(MAGIC) + 4
 
 
@@ -67,6 +69,10 @@ def build_go_bundle(ensemble: Ensemble, version: str) -> bytes:
         if count > most:
             raise ExportError(f"the model has {count} {what}; nodes load {most}: train a smaller one")
     tables = level_tables(booster)
+    thresholds, features = np.concatenate(tables.thresholds, axis=1), np.concatenate(tables.features, axis=1)
+    for column, name in enumerate(ensemble.feature_names):
+        if (count := len(np.unique(thresholds[features == column]))) > MOST_THRESHOLDS:
+            raise ExportError(f"the trees have {count} thresholds of {name}; nodes load {MOST_THRESHOLDS}: set max_bin")
     samples = sample_rows(ensemble, booster)
     body = bytearray(MAGIC)
     body += struct.pack("<II", FORMAT, 0)
@@ -81,8 +87,8 @@ def build_go_bundle(ensemble: Ensemble, version: str) -> bytes:
     body += _floats([ensemble.xgboost_weight, 1.0 - ensemble.xgboost_weight])
     body += _floats(booster.base_score)
     body += bytes(booster.targets)
-    body += _floats(np.concatenate(tables.thresholds, axis=1))
-    body += np.concatenate(tables.features, axis=1).astype("<u2").tobytes()
+    body += _floats(thresholds)
+    body += features.astype("<u2").tobytes()
     body += _floats(tables.leaves)
     body += _floats(ensemble.mean) + _floats(ensemble.scale)
     body += struct.pack(f"<{len(layers)}H", *(len(bias) for _, bias in layers))

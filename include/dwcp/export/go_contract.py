@@ -245,6 +245,7 @@ def _bundle() -> Iterable[str]:
         ("modelFormat", go_bundle.FORMAT, "is the layout of a model.dwcp that this package reads."),
         ("treeDepth", level_tables.MAX_DEPTH, "is how many levels a tree has at most."),
         ("maxTrees", go_bundle.MOST_TREES, "is how many trees a model has at most."),
+        ("maxThresholds", go_bundle.MOST_THRESHOLDS, "is how many different ones an input has at most."),
         ("maxLayers", go_bundle.MOST_LAYERS, "is how many layers its network has at most."),
         ("maxUnits", go_bundle.MOST_UNITS, "is how many units one of them has at most."),
         ("maxSamples", go_bundle.MOST_SAMPLES, "is how many sample rows a model.dwcp holds at most."),
