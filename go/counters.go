@@ -49,9 +49,13 @@ func (selector *CompressionSelectorML) Counters() Counters {
 		CacheMisses:   t.misses.Load(),
 		ShadowFaults:  t.shadowFaults.Load(),
 		ModelReleases: t.releases.Load(),
-		ModelVersion:  now.champion.version(),
-		Challenger:    now.challenger.version(),
 		ChannelSerial: now.serial,
+	}
+	if now.champion != nil {
+		snapshot.ModelVersion = now.champion.version
+	}
+	if now.challenger != nil {
+		snapshot.Challenger = now.challenger.version
 	}
 	for index := range t.reasons {
 		if count := t.reasons[index].Load(); count > 0 {
@@ -80,11 +84,4 @@ func (selector *CompressionSelectorML) String() string {
 		return "{}"
 	}
 	return string(text)
-}
-
-func (model *servedModel) version() string {
-	if model == nil {
-		return ""
-	}
-	return model.Version()
 }

@@ -20,9 +20,15 @@ func WithNodeID(nodeID string) Option {
 }
 
 // WithModel lets a model serve from the start, as champion of every bucket; an updater
-// replaces it by what its channel says.
+// replaces it by what its channel says. A nil model, such as one whose error was
+// passed over, counts as missing.
 func WithModel(model Predictor) Option {
 	return func(selector *CompressionSelectorML) {
+		defer func() {
+			if recover() != nil { // a nil inside of an interface
+				selector.release.Store(&release{fault: ErrModelMissing})
+			}
+		}()
 		selector.install(&release{champion: selector.served(model)})
 	}
 }

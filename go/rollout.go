@@ -22,12 +22,14 @@ type release struct {
 	expiresAtNs          int64        // from then on its models are too old; 0: never
 }
 
-// servedModel is a loaded model with a number of its own, by which the cache tells it
-// from every other one, two loads of one version included.
+// servedModel is a loaded model with what it says of itself, asked once, and a number
+// of its own, by which the cache tells it from every other one, two loads of one
+// version included.
 type servedModel struct {
 	Predictor
-	rule   Rule
-	number uint64
+	version string
+	rule    Rule
+	number  uint64
 }
 
 // route says which model a bucket asks, the arm that it lies in, and whether the

@@ -77,15 +77,21 @@ func (selector *CompressionSelectorML) SelectBatch(
 	return first
 }
 
+// decide fills decision whatever happens.
 func (selector *CompressionSelectorML) decide(
 	ctx context.Context, serving *release, network *NetworkState, data *DataCharacteristics, decision *Decision,
-) error {
+) (err error) {
 	began := time.Now()
-	decision.FeatureSetDigest = FeatureSetDigest
-	err := selector.choose(ctx, serving, network, data, began, decision)
-	decision.DecisionTime = time.Since(began)
-	selector.tally.count(decision)
-	return err
+	defer func() {
+		if problem := recover(); problem != nil {
+			decision.Choice, decision.Reason = Baseline, ReasonInferenceError
+			err = fmt.Errorf("%w: the selector panicked: %v", ErrInference, problem)
+		}
+		decision.DecisionTime = time.Since(began)
+		selector.tally.count(decision)
+	}()
+	*decision = Decision{FeatureSetDigest: FeatureSetDigest}
+	return selector.choose(ctx, serving, network, data, began, decision)
 }
 
 func (selector *CompressionSelectorML) choose(
@@ -164,7 +170,7 @@ func (selector *CompressionSelectorML) ask(model *servedModel, question *questio
 		selector.cache.put(model.number, &question.features, &question.probabilities)
 	}
 	decision.Argmax, decision.Confidence = Argmax(&question.probabilities)
-	decision.ModelVersion = model.Version()
+	decision.ModelVersion = model.version
 	decision.Choice, decision.Reason = model.rule.Decide(&question.features, decision.Argmax, decision.Confidence)
 	return nil
 }
@@ -207,7 +213,7 @@ func (selector *CompressionSelectorML) stamp(at time.Time) int64 {
 
 // served numbers a loaded model.
 func (selector *CompressionSelectorML) served(model Predictor) *servedModel {
-	return &servedModel{Predictor: model, rule: model.Rule(), number: selector.models.Add(1)}
+	return &servedModel{model, model.Version(), model.Rule(), selector.models.Add(1)}
 }
 
 // install lets a release serve from the next decision on.

@@ -162,6 +162,24 @@ func TestNilStateGetsADecision(t *testing.T) {
 	}
 }
 
+func TestNothingThatACallerForgetsPanics(t *testing.T) {
+	network, data := wanTransfer()
+	unloaded, _ := LoadBundleFile("no such file")
+	for name, selector := range map[string]*CompressionSelectorML{
+		"no model": New(WithModel(nil)), "a model that was not loaded": New(WithModel(unloaded)),
+	} {
+		decision, err := selector.SelectCompression(context.Background(), network, data)
+		if !errors.Is(err, ErrModelMissing) || decision.Reason != ReasonModelMissing {
+			t.Errorf("%s: by %v, error %v", name, decision.Reason, err)
+		}
+	}
+	var none context.Context
+	decision, err := New(WithModel(sureOfHDE)).SelectCompression(none, network, data)
+	if !errors.Is(err, ErrInference) || decision.Choice != Baseline || decision.Reason != ReasonInferenceError {
+		t.Errorf("no context: %v by %v, error %v", decision.Choice, decision.Reason, err)
+	}
+}
+
 func TestAfterTheDeadlineTheLastGoodChoiceRuns(t *testing.T) {
 	selector := New(WithModel(sureOfHDE))
 	network, data := wanTransfer()

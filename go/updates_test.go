@@ -532,6 +532,24 @@ func TestHTTPSource(t *testing.T) {
 	n.expect(t, "v2", ReasonModel)
 }
 
+func TestRunPollsUntilItIsStopped(t *testing.T) {
+	p := newPublisher(t)
+	n := p.node(DirectorySource(p.home), t.TempDir())
+	n.updater.config.Interval = time.Millisecond
+	ctx, cancel := context.WithCancel(context.Background())
+	stopped := make(chan struct{})
+	go func() {
+		n.updater.Run(ctx)
+		close(stopped)
+	}()
+	eventually(t, "it polled again and again", func() bool { return n.updater.Status().Failed > 3 })
+	p.champion(1, "v1")
+	eventually(t, "it found the first release", func() bool { return n.updater.Status().Swaps == 1 })
+	cancel()
+	<-stopped
+	n.expect(t, "v1", ReasonModel)
+}
+
 func TestASourceReadsNothingOutside(t *testing.T) {
 	if _, _, err := DirectorySource(t.TempDir()).Read(context.Background(), "../secret", 10, ""); err == nil {
 		t.Error("a path leads outside")
