@@ -55,7 +55,7 @@ type treeTable struct {
 }
 
 // branch is the place of its threshold among those of its input, above the input's
-// number. Places instead of thresholds make trees a third of the size, which counts
+// number. Places instead of thresholds make a tree half the size, which counts
 // more than finding an input's rank among the thresholds once: a walk waits for memory.
 type branch uint16
 
