@@ -15,7 +15,7 @@ from dwcp.settings import Settings
 from transfers import START, archive_transfers, make_transfers
 
 COMMANDS = {
-    "demo", "weekly", "summary", "evaluation", "ladder", "weeks", "fleet", "backfill", "export", "dictionary",
+    "demo", "weekly", "summary", "evaluation", "parity", "ladder", "weeks", "fleet", "backfill", "export", "dictionary",
     "models", "tune", "channel", "rollback", "ui", "migrate", "psql", "stop",
 }  # fmt: skip
 
@@ -59,6 +59,7 @@ def test_from_an_archive_to_an_export_in_four_commands(home: Path):
         (("backfill", "--start", "2026-08-03", "--end", "2026-08-04"), "archive"),
         (("tune", "--end", "2026-08-04"), "only 0 of 0 transfers have a label"),
         (("summary",), "no weekly run reached the gate yet"),
+        (("parity",), "no weekly run reached the gate yet"),
         (("rollback", "--reason", "test"), ""),
     ],
 )

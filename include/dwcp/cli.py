@@ -78,6 +78,20 @@ def evaluation(run_id: Annotated[str | None, typer.Argument(help="Default: the l
 
 
 @app.command(rich_help_panel=WEEKLY)
+def parity(run_id: Annotated[str | None, typer.Argument(help="Default: the last run.")] = None) -> None:
+    """Hold a run's exported forms against what was trained, and time them; ends with 1 if one differs."""
+    from rich.console import Console
+
+    from dwcp.pipeline.parity import run_parity
+    from dwcp.pipeline.site import local_settings
+
+    logging.getLogger("dwcp").setLevel(logging.INFO)
+    tables, agrees = run_parity(local_settings(), run_id)
+    Console(width=120).print(tables)
+    raise typer.Exit(0 if agrees else 1)
+
+
+@app.command(rich_help_panel=WEEKLY)
 def ladder(
     run_id: Annotated[str | None, typer.Argument(help="Default: the last run.")] = None,
     rows: Annotated[Path | None, typer.Option(help="Rows of dwcp export window, instead of a run's.")] = None,

@@ -42,8 +42,8 @@ def model(forms):
 def runtime_of_go(request, monkeypatch):
     """What runs the Go form: the Go module, where there is Go, and its reader in numpy, as on machines without."""
     if request.param == "numpy":
-        monkeypatch.setattr(go_program, "_built", lambda: None)
-    elif go_program._built() is None:
+        monkeypatch.setattr(go_program, "built_program", lambda name: None)
+    elif go_program.built_program("parity") is None:
         pytest.skip("there is no Go on this machine, or its module does not build")
     return request.param
 
@@ -257,7 +257,7 @@ def test_where_go_fails_to_build_the_form_is_read_by_numpy(monkeypatch, tmp_path
     monkeypatch.setattr(go_program.shutil, "which", lambda name: "/bin/false")
     go_program._built.cache_clear()
     try:
-        assert go_program._built() is None
+        assert go_program.built_program("parity") is None
     finally:
         go_program._built.cache_clear()
     assert "read by numpy" in caplog.text

@@ -8,8 +8,8 @@ from onnx import TensorProto, helper
 
 import trained
 from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST, FEATURES
-from dwcp.export import footprint
-from dwcp.export.footprint import FootprintError, measure_footprint
+from dwcp.export import footprint, go_program
+from dwcp.export.footprint import FootprintError, measure_footprint, measure_go_footprint
 from dwcp.export.forms import FORMS, GO, ONNX, TFLITE, build_forms, load_form
 from dwcp.export.model import ModelError
 from dwcp.export.tflite_file import TfliteGraph
@@ -149,6 +149,22 @@ def test_footprint_is_that_of_the_model_and_not_of_its_trainer(serialised, form,
     assert found.load_ms > 0
     assert 20_000_000 < found.peak_memory_bytes < 200_000_000
     assert found.decisions == footprint.DECISIONS
+
+
+def test_footprint_of_the_go_form_is_that_of_a_go_process(forms, rows):
+    if go_program.built_program("footprint") is None:
+        pytest.skip("there is no Go on this machine, or its module does not build")
+    found = measure_go_footprint(forms[GO], rows)
+    assert 0 < found.latency_p50_ms <= found.latency_p95_ms <= found.latency_p99_ms
+    assert 2_000_000 < found.peak_memory_bytes < 100_000_000
+    assert found.decisions == footprint.DECISIONS
+    with pytest.raises(FootprintError, match="measuring process failed"):
+        measure_go_footprint(b"no model", rows)
+
+
+def test_without_go_its_form_has_no_footprint(forms, rows, monkeypatch):
+    monkeypatch.setattr(footprint, "built_program", lambda name: None)
+    assert measure_go_footprint(forms[GO], rows) is None
 
 
 def test_footprint_says_why_it_could_not_measure(rows, forms):

@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg2
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from dwcp.pipeline import QualityGateFailed, ReconcileFailed, weekly
 from dwcp.settings import SPLITS, Settings
@@ -114,8 +115,12 @@ def test_a_red_quality_gate_hides_the_window_and_keeps_its_page(settings: Settin
 
 def test_from_archive_to_published_and_back(settings: Settings):
     """Each of two weeks publishes a model; a rollback takes the second back; what the gate fails is not published."""
+    from dwcp.export.forms import FORMS
+    from dwcp.pipeline.summary import render_summary
+    from dwcp.release.bundle import bundle_path, verify_bundle
     from dwcp.release.publish import rollback
-    from dwcp.release.registry import champions, list_versions
+    from dwcp.release.registry import champions, get_version, list_versions
+    from dwcp.release.signing import load_signer
 
     first_week = {"start": START.isoformat(), "end": WEEK["start"]}
     first = weekly.run_weekly(settings, run_id="week-1", **first_week)
@@ -126,6 +131,14 @@ def test_from_archive_to_published_and_back(settings: Settings):
     assert second["published"]["serial"] == 2
     assert second["gate"]["version"] != first["gate"]["version"]
     assert set(champions(settings).values()) == {second["gate"]["version"]}
+    published = bundle_path(settings.bundle_dir, second["gate"]["version"])
+    assert verify_bundle(published, load_signer(settings).public_key).forms == FORMS
+    assert set(FORMS) < set(get_version(settings, second["gate"]["version"]).artifacts)
+    console = Console(record=True, width=160)
+    console.print(render_summary(settings))
+    said = console.export_text()
+    assert all(f"{form} " in said for form in FORMS)
+    assert "Parity with what was trained" in said
 
     rollback(settings, reason="the test says so", who="test")
     assert set(champions(settings).values()) == {first["gate"]["version"]}

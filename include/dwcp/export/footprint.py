@@ -12,13 +12,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dwcp.export.forms import ONNX, load_form
+from dwcp.export.forms import GO, ONNX, load_form
+from dwcp.export.go_program import built_program
 
 DECISIONS = 5_000
 WARM_UP = 200
@@ -51,19 +54,39 @@ def measure_footprint(model: bytes, features: NDArray[np.float32], *, form: str 
 
     Raises ``ValueError`` without rows and ``FootprintError`` if the child fails.
     """
+    with _written(model, features, form) as (model_path, rows):
+        rows_path = model_path.with_name("rows.npy")
+        np.save(rows_path, rows, allow_pickle=False)
+        return _of_child([sys.executable, "-m", "dwcp.export.footprint", str(model_path), str(rows_path)])
+
+
+def measure_go_footprint(model: bytes, features: NDArray[np.float32]) -> Footprint | None:
+    """The same of the Go form in a Go process; None where there is no Go to build it. Raises likewise."""
+    program = built_program("footprint")
+    if program is None:
+        return None
+    with _written(model, features, GO) as (model_path, rows):
+        return _of_child([str(program), str(model_path), str(DECISIONS)], given=rows.astype("<f4").tobytes())
+
+
+@contextmanager
+def _written(model: bytes, features: NDArray[np.float32], form: str) -> Iterator[tuple[Path, NDArray[np.float32]]]:
+    """The model's file under its form's name in a folder of its own, and the rows to decide on."""
     if not len(features):
         raise ValueError("no rows to decide on: a footprint needs at least one feature vector")
     with tempfile.TemporaryDirectory() as folder:
-        model_path, rows_path = Path(folder) / form, Path(folder) / "rows.npy"
-        model_path.write_bytes(model)
-        np.save(rows_path, np.asarray(features[:DECISIONS], np.float32), allow_pickle=False)
-        command = [sys.executable, "-m", "dwcp.export.footprint", str(model_path), str(rows_path)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
-        except subprocess.CalledProcessError as error:
-            raise FootprintError(f"the measuring process failed: {error.stderr.strip()[-500:]}") from error
-        except subprocess.TimeoutExpired as error:
-            raise FootprintError(f"{DECISIONS} decisions took over {TIMEOUT_S} s: the machine is overloaded") from error
+        path = Path(folder) / form
+        path.write_bytes(model)
+        yield path, np.ascontiguousarray(features[:DECISIONS], np.float32)
+
+
+def _of_child(command: list[str], given: bytes | None = None) -> Footprint:
+    try:
+        done = subprocess.run(command, input=given, capture_output=True, timeout=TIMEOUT_S, check=True)
+    except subprocess.CalledProcessError as error:
+        raise FootprintError(f"the measuring process failed: {error.stderr.decode().strip()[-500:]}") from error
+    except subprocess.TimeoutExpired as error:
+        raise FootprintError(f"{DECISIONS} decisions took over {TIMEOUT_S} s: the machine is overloaded") from error
     return Footprint(**json.loads(done.stdout))
 
 

@@ -1,4 +1,4 @@
-"""The Go module itself as the runtime of its form: its parity program, built from this checkout where Go is."""
+"""The Go module itself as the runtime of its form: its programs, built from this checkout where Go is."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from dwcp.export.model import Floats32, Labels
 
 SOURCES = Path(__file__).parents[3] / "go"
 """The Go module beside this package in a checkout; an installed package has none."""
-NAME = "parity"
 BUILD_TIMEOUT_S = 120
 RUN_TIMEOUT_S = 300
 _log = logging.getLogger(__name__)
@@ -63,27 +62,33 @@ class GoProgram:
 @contextmanager
 def go_program(model: bytes | None, *, features: int, classes: int) -> Iterator[GoProgram | None]:
     """The program with ``model``, for as long as the context lasts; None without a model, Go or its source."""
-    built = _built()
-    if model is None or built is None:
+    program = None if model is None else built_program("parity")
+    if model is None or program is None:
         yield None
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.dwcp"
         path.write_bytes(model)
-        yield GoProgram(Path(built.name) / NAME, path, features, classes)
+        yield GoProgram(program, path, features, classes)
+
+
+def built_program(name: str) -> Path | None:
+    """The Go module's program ``name``, built once a process; None without Go or its source, or if it does not build.
+
+    Building takes a second, and some ten on a machine's first time. A build that fails is logged.
+    """
+    folder = _built(name)
+    return None if folder is None else Path(folder.name) / name
 
 
 @cache
-def _built() -> tempfile.TemporaryDirectory[str] | None:
-    """A folder with the program, built once a process; None where it cannot be.
-
-    It takes a second, and some ten on a machine's first time. A build that fails is logged, and is None as well.
-    """
+def _built(name: str) -> tempfile.TemporaryDirectory[str] | None:
+    """A folder with the program; it goes with the process."""
     go = shutil.which("go")
     if go is None or not (SOURCES / "go.mod").exists():
         return None
     folder = tempfile.TemporaryDirectory()
-    command = [go, "build", "-o", str(Path(folder.name) / NAME), "./internal/parity"]
+    command = [go, "build", "-o", str(Path(folder.name) / name), f"./internal/{name}"]
     try:
         subprocess.run(command, cwd=SOURCES, capture_output=True, text=True, check=True, timeout=BUILD_TIMEOUT_S)
     except subprocess.CalledProcessError as error:
