@@ -197,7 +197,7 @@ func ParseDataType(name string) DataType {
 const FeatureCount = 40
 
 // FeatureSetDigest names the definition of the features; a model of another is refused.
-const FeatureSetDigest = "27e4bd9bd1c58f77"
+const FeatureSetDigest = "5a2f8eeae60871ba"
 
 // Places in a feature vector.
 const (
@@ -252,9 +252,9 @@ var FeatureSpecs = [FeatureCount]FeatureSpec{
 	{"link_type", "code", 0.0, 0.0, 3.0, "kind of link"},
 	{"region", "code", 0.0, 0.0, 6.0, "region of the sending node"},
 	{"size_bytes", "byte", 0.0, 0.0, 17592186044416.0, "payload size before compression"},
-	{"entropy", "fraction", 0.5, 0.0, 1.0, "Shannon entropy of probed blocks, in bytes of 8 bits"},
-	{"compressibility_score", "fraction", 0.5, 0.0, 1.0, "share that a light codec saves on probed blocks"},
-	{"delta_potential", "fraction", 0.0, 0.0, 1.0, "share of probed blocks that the peer's version already has"},
+	{"entropy", "fraction", 0.5, 0.0, 1.0, "Shannon entropy of blocks at the last probe, in bytes of 8 bits"},
+	{"compressibility_score", "fraction", 0.5, 0.0, 1.0, "share that a light codec saved at the last probe"},
+	{"delta_potential", "fraction", 0.0, 0.0, 1.0, "share of blocks that the peer had at the last probe"},
 	{"data_type", "code", 0.0, 0.0, 8.0, "kind of payload"},
 	{"cpu_usage", "fraction", 0.3, 0.0, 1.0, "CPU in use on the sending node"},
 	{"memory_available", "MB", 8192.0, 0.0, 2147483648.0, "free memory on the sending node"},
@@ -269,9 +269,9 @@ var FeatureSpecs = [FeatureCount]FeatureSpec{
 	{"size_category", "code", 0.0, 0.0, 3.0, "size bin of §4.2.2"},
 	{"known_share", "fraction", 0.0, 0.0, 1.0, "share of the payload's bytes in blocks that the peer has"},
 	{"zero_share", "fraction", 0.0, 0.0, 1.0, "share of the payload's bytes in blocks of nothing but zeros"},
-	{"probe_zstd_share", "fraction", 0.5, 0.0, 1.0, "share that zstd leaves of probed blocks"},
-	{"probe_zstd_ms_per_mb", "ms/MB", 8.0, 1e-06, 1000000.0, "zstd's time on probed blocks"},
-	{"probe_lz4_ms_per_mb", "ms/MB", 2.5, 1e-06, 1000000.0, "lz4's time on probed blocks"},
+	{"probe_zstd_share", "fraction", 0.5, 0.0, 1.0, "share that zstd left at the last probe"},
+	{"probe_zstd_ms_per_mb", "ms/MB", 8.0, 1e-06, 1000000.0, "zstd's time at the last probe"},
+	{"probe_lz4_ms_per_mb", "ms/MB", 2.5, 1e-06, 1000000.0, "lz4's time at the last probe"},
 	{"peer_has_version", "code", 0.0, 0.0, 1.0, "1 if the peer holds an earlier version of the object"},
 	{"amst_streams", "count", 1.0, 1.0, 1024.0, "streams that AMST would cut the payload into"},
 	{"recent_hde_ms_per_mb", "ms/MB", 8.0, 1e-06, 1000000.0, "EMA of HDE's time, both ways, on this object"},
