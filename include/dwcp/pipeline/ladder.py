@@ -44,7 +44,7 @@ def run_ladder(
     """Climb the ladder and write ``to`` (Markdown), the page with its plots, and the figures as JSON.
 
     The rows are those that the last registered run (or ``run_id``) was trained and judged on, read from the warehouse;
-    or a Parquet file as ``dwcp export`` writes it. The Markdown then begins with that run's gate; a file has none.
+    or a Parquet file as ``dwcp export window`` writes it. The Markdown then begins with that run's gate; a file has none.
     ``ceilings`` is JSON with what is known of the labels' repeatability, such as the library's manifest. Raises
     ``ValueError`` if there is no such run, or a file holds something else.
     """
@@ -87,10 +87,10 @@ def _file_rows(path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is no readable Parquet file ({error}): write one with dwcp export") from None
+        raise ValueError(f"{path} is no readable Parquet file ({error}): write one with dwcp export window") from None
     missing = [name for name in WAREHOUSE_SCHEMA.names if name not in table.column_names and name not in _UNUSED]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: write it with dwcp export of this version")
+        raise ValueError(f"{path} lacks {', '.join(missing)}: write it with dwcp export window of this version")
     return table
 
 
