@@ -105,15 +105,15 @@ def tiny_forms(version: str, weights: str | None = None) -> dict[str, bytes]:
     return build_forms(ensemble, version=version)
 
 
-def settings_for(home: Path, warehouse: object) -> Settings:
-    """Settings of an installation of its own, on a test's database."""
+def settings_for(home: Path, warehouse: object, **chosen: object) -> Settings:
+    """Settings of an installation of its own, on a test's database; what is published serves at once, unless told."""
     dsns = {f"{role}_dsn": SecretStr(getattr(warehouse, f"{role}_dsn")) for role in ("loader", "reader", "registry")}
-    return Settings(home=home, **dsns)
+    return Settings(home=home, **{"rollout_immediate": True, **dsns, **chosen})
 
 
 def clear(warehouse: object) -> None:
     """Empty the registry of a database that tests share; only its owner can, by lifting what makes it append-only."""
-    tables = ("model_versions", "releases", "release_regions", "watch_observations")
+    tables = ("model_versions", "releases", "rollout_transitions", "rollout_pauses", "watch_observations")
     with psycopg2.connect(warehouse.owner_dsn) as db, db.cursor() as cursor:  # type: ignore[attr-defined]
         for table in tables:
             cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")

@@ -95,6 +95,33 @@ class Settings(BaseSettings):
     watch_drift_psi: float = Field(0.25, description="population stability index from which a feature has drifted")
     watch_min_rows: int = Field(500, ge=0, description="fewer fully measured rows: say so and do nothing")
 
+    # -- rollout (seed §9.1) --
+    rollout_immediate: bool = Field(
+        False, description="a model that passes the gate serves every region at once: where nothing is to be protected"
+    )
+    rollout_shadow_soak: timedelta = Field(timedelta(days=14), ge=timedelta(0), description="weeks 1 and 2")
+    rollout_canary_soak: timedelta = Field(timedelta(days=14), ge=timedelta(0), description="weeks 3 and 4, at 5 %")
+    rollout_25_soak: timedelta = Field(timedelta(days=7), ge=timedelta(0), description="week 5")
+    rollout_50_soak: timedelta = Field(timedelta(days=7), ge=timedelta(0), description="week 6")
+    rollout_75_soak: timedelta = Field(timedelta(days=7), ge=timedelta(0), description="week 7; full from week 8")
+    rollout_next_shadow_soak: timedelta = Field(
+        timedelta(days=1), ge=timedelta(0), description="of later versions, once one was full in the region"
+    )
+    rollout_next_canary_soak: timedelta = Field(
+        timedelta(days=3), ge=timedelta(0), description="of later versions; with the shadow less than a week"
+    )
+    rollout_approve_canary: bool = Field(False, description="a person approves the step from shadow to canary")
+    rollout_approve_full: bool = Field(False, description="a person approves the step to 100 %")
+    rollout_approval_wait: timedelta = Field(
+        timedelta(hours=20), gt=timedelta(0), description="unanswered for so long, a question lapses and is asked anew"
+    )
+    rollout_cron: str = Field("0 9 * * *", description="daily 09:00 UTC, when somebody is awake")
+    rollout_repeat_within: timedelta = Field(
+        timedelta(minutes=10),
+        ge=timedelta(0),
+        description="a region that was rolled back so recently is left alone by the form's 'last good'",
+    )
+
     # -- weekly run and backfill --
     weekly_cron: str = Field("0 3 * * 1", description="Monday 03:00 UTC")
     backfill_max_days: int = Field(92, ge=1)

@@ -1,8 +1,7 @@
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psycopg2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +11,7 @@ from dwcp.release import channel as room
 from dwcp.release.channel import Channel, ChannelError, derive_channel, parse_channel, read_channel, sync_channel
 from dwcp.release.publish import publish, rollback
 from dwcp.release.registry import RegionState, connect
+from dwcp.release.rollout import advance
 from dwcp.release.signing import PublicKey, Signer, load_public_key, load_signer, public_key_path, sign_document
 from dwcp.settings import Settings
 from dwcp.store import digest_of
@@ -40,14 +40,13 @@ def test_the_document_says_what_serves_where(settings: Settings):
     assert found.issued_at.utcoffset() is not None
 
 
-def test_a_challenger_and_its_share_survive_the_way_through(settings: Settings, warehouse):
+def test_a_challenger_and_its_share_survive_the_way_through(settings: Settings):
     ready(settings, "v1", "v2")
     publish(settings, "v1", who="test", reason="test", regions=["us-east"])
-    with psycopg2.connect(warehouse.owner_dsn) as db, db.cursor() as cursor:
-        cursor.execute("UPDATE model_versions SET bundle_digest = %s WHERE version = 'v2'", ("b" * 64,))
-        cursor.execute("INSERT INTO releases (serial, action, released_by, reason) VALUES (2, 'publish', 'x', 'x')")
-        cursor.execute("INSERT INTO release_regions VALUES (2, 'us-east', 'v1', 'v2', 500, 'v1')")
-    sync_channel(settings)
+    staged = settings.model_copy(update={"rollout_immediate": False, "rollout_next_shadow_soak": timedelta(0)})
+    publish(staged, "v2", who="test", reason="test", regions=["us-east"])
+    assert read_channel(settings.channel_path, node_key(settings)).regions == {"us-east": RegionState("v1", "v2", 0)}
+    advance(staged, "us-east", who="test", evidence=None)
     found = read_channel(settings.channel_path, node_key(settings))
     assert found.regions == {"us-east": RegionState("v1", "v2", 500)}
     assert set(found.bundles) == {"v1", "v2"}

@@ -355,7 +355,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-BEFORE_THE_COMMIT = ("verify_bundle", "_lock", "_record", "recorded")
+BEFORE_THE_COMMIT = ("verify_bundle", "lock", "record", "recorded")
 AFTER_IT = ("sync_channel", "derive_channel", "write_atomically", "written")
 
 
@@ -373,7 +373,7 @@ def die_at(settings: Settings, step: str, act: Callable[[Settings], object]) -> 
         return called
 
     if step == "recorded":
-        room._record = after(room._record)
+        room.record = after(room.record)
     elif step == "written":
         channel_room.write_atomically = after(channel_room.write_atomically)
     elif step in ("derive_channel", "write_atomically"):
@@ -452,15 +452,15 @@ def test_postgres_gone_in_the_middle_changes_nothing(settings: Settings, warehou
     published(settings, "v1", "v2")
     ready(settings, "v3")
     before = settings.channel_path.read_bytes()
-    record = room._record
+    record = room.record
 
-    def cut(db, *args: object) -> int:
-        number = record(db, *args)
+    def cut(db, *args: object, **kwargs: object) -> int:
+        number = record(db, *args, **kwargs)
         with psycopg2.connect(warehouse.registry_dsn) as other, other.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s)", (db.info.backend_pid,))
         return number
 
-    monkeypatch.setattr(room, "_record", cut)
+    monkeypatch.setattr(room, "record", cut)
     with pytest.raises(RegistryError, match=r"Postgres went away.*run the same command again"):
         ACTS[name](settings)
     monkeypatch.undo()

@@ -135,11 +135,11 @@ def test_states_follow_the_log(settings: Settings):
         publish(settings, version, who="test", reason="test")
     rollback(settings, who="test", reason="slow")
     states = {row.version: row.state for row in list_versions(settings)}
-    assert states == {"v1": "retired", "v2": "champion", "v3": "withdrawn", "v4": "registered"}
+    assert states == {"v1": "retired", "v2": "champion", "v3": "rolled_back", "v4": "registered"}
     assert set(champions(settings).values()) == {"v2"}
     rollback(settings, "v3", who="test", reason="it was the network")
     assert get_version(settings, "v3").state == "champion"
-    assert get_version(settings, "v2").state == "withdrawn"
+    assert get_version(settings, "v2").state == "rolled_back"
 
 
 def test_the_log_tells_who_what_and_why(settings: Settings):
@@ -156,8 +156,8 @@ def test_the_log_tells_who_what_and_why(settings: Settings):
 CHANGES = (
     "UPDATE releases SET reason = 'other'",
     "DELETE FROM releases",
-    "DELETE FROM release_regions",
-    "UPDATE release_regions SET champion = NULL",
+    "DELETE FROM rollout_transitions",
+    "UPDATE rollout_transitions SET to_state = 'full'",
     "TRUNCATE releases CASCADE",
 )
 
@@ -188,7 +188,7 @@ def test_the_reader_reads_and_writes_nothing(settings: Settings, warehouse):
     with connect(settings, "reader") as db, db.cursor() as cursor:
         cursor.execute("SELECT version, state FROM model_registry")
         assert cursor.fetchall() == [("v1", "registered")]
-    for table in ("model_versions", "releases", "release_regions", "watch_observations"):
+    for table in ("model_versions", "releases", "rollout_transitions", "rollout_pauses", "watch_observations"):
         with pytest.raises(psycopg2.Error, match="permission denied"):
             execute(warehouse.reader_dsn, f"INSERT INTO {table} DEFAULT VALUES")
 

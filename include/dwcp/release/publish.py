@@ -1,5 +1,8 @@
 """Publish and rollback: a transaction in Postgres decides, one atomic write of the channel document makes it known.
 
+A version that passed the gate is registered and enters each region's ladder in the shadow (``release.rollout`` takes it
+further); where ``rollout_immediate`` is set it serves at once.
+
 Order: verify the bundle as a node would; in one transaction under an advisory lock take the next serial and record the
 release; after the commit derive the document from Postgres and write it. A crash before the commit leaves everything as
 it was; a crash after it leaves the old document, and the next publish, rollback or ``sync_channel`` writes the new one.
@@ -13,16 +16,27 @@ from dataclasses import dataclass
 
 from psycopg2.extensions import connection
 
-from dwcp.contract import REGIONS
+from dwcp.contract import REGIONS, ROLLOUT_BUCKETS
 from dwcp.release.bundle import BundleError, bundle_path, verify_bundle
-from dwcp.release.channel import Channel, published_channel, sync_channel
+from dwcp.release.channel import published_channel, sync_channel
 from dwcp.release.registry import RegionState, RegistryError, connect, find_version, region_states
 from dwcp.release.signing import PublicKey, load_signer
+from dwcp.release.states import FULL, NONE, REGISTERED, RETIRED, ROLLED_BACK, SHADOW
+from dwcp.release.transitions import (
+    Place,
+    Places,
+    Step,
+    lock,
+    newest_serial,
+    paused_regions,
+    place_of,
+    places,
+    record,
+    state_of,
+)
 from dwcp.settings import Settings
 from dwcp.window import Window
 
-LOCK_KEY = 0x6477_6370_0100
-"""Advisory lock under which a serial is taken: one release at a time."""
 LAST_GOOD = "last-good"
 RULES = "rules"
 _log = logging.getLogger(__name__)
@@ -34,30 +48,45 @@ class PublishError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a publish or rollback came to. ``changed`` maps each region to its new champion (None: the rules).
+    """What an act came to. ``states`` maps each region in which nodes see something new to what serves it now.
 
-    Empty ``changed`` means that all was as asked already; ``serial`` is the channel's either way. ``notes`` are lines
+    Empty ``states`` mean that all was as asked already; ``serial`` is the channel's either way. ``notes`` are lines
     for a person: regions left alone, damaged versions passed over.
     """
 
     serial: int
-    changed: Mapping[str, str | None]
+    states: Mapping[str, RegionState]
     notes: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> dict[str, str | None]:
+        """Each changed region's champion; None is the rules."""
+        return {region: state.champion for region, state in self.states.items()}
 
     def __str__(self) -> str:
         """The same for a person, a line a fact."""
         head = (
-            f"serial {self.serial}" if self.changed else f"nothing to change; the channel stays at serial {self.serial}"
+            f"serial {self.serial}" if self.states else f"nothing to change; the channel stays at serial {self.serial}"
         )
-        changed = [f"{region} is served by {version or RULES}" for region, version in self.changed.items()]
-        return "\n  ".join([head, *changed, *self.notes])
+        return "\n  ".join([head, *(f"{region} {serves(state)}" for region, state in self.states.items()), *self.notes])
+
+
+def serves(state: RegionState) -> str:
+    """What serves a region, in words."""
+    champion = f"is served by {state.champion or RULES}"
+    if state.challenger is None:
+        return champion
+    share = f"{state.share_buckets / ROLLOUT_BUCKETS:.0%}" if state.share_buckets else "the shadow"
+    return f"{champion}, {state.challenger} has {share}"
 
 
 def publish(
     settings: Settings, version: str, *, who: str, reason: str, regions: Sequence[str] | None = None
 ) -> Release:
-    """Make ``version`` the champion of ``regions`` (default: all of the contract's).
+    """Register ``version`` in ``regions`` (default: all of the contract's) and let it enter their ladders.
 
+    It goes into the shadow at once where no challenger is on its way, replaces one that is still there itself (and
+    takes over the time spent), and waits behind one that has left it; with ``rollout_immediate`` it serves in full.
     Once per version and region: published again, or by two at once, it is released once, and a version that was since
     superseded or rolled back does not return (that is ``rollback``'s to say). Raises ``PublishError`` if the gate did
     not pass it, ``RegistryError`` if it is unknown, ``BundleError`` if its bundle does not verify.
@@ -68,7 +97,7 @@ def publish(
     bundle = verify_bundle(bundle_path(settings.bundle_dir, version), signer.public_key)
     seen = published_channel(settings.channel_path, signer.public_key)
     with connect(settings) as db:
-        _lock(db)
+        lock(db)
         model = find_version(db, version)
         if model.verdict != "PASS":
             raise PublishError(
@@ -84,16 +113,27 @@ def publish(
                 f"the bundle {bundle.path} is not the one that was released ({bundle.digest[:12]}, not "
                 f"{model.bundle_digest[:12]}): restore it"
             )
-        states = region_states(db)
-        released = _released_in(db, version)
-        changes = {region: RegionState(version) for region in wanted if region not in released}
-        serial = _record(db, "publish", who, reason, states, changes, seen)
-        notes = [
-            f"{region}: {version} was published before; it is not published again"
-            for region in wanted
-            if region in released and states[region].champion != version
-        ]
-    return _announce(settings, serial, changes, notes)
+        before = places(db)
+        old = region_states(db)
+        paused = paused_regions(db)
+        steps: list[Step] = []
+        notes: list[str] = []
+        for region in wanted:
+            here = before.get(region, {})
+            state = state_of(here, version)
+            if state == NONE:
+                steps.append(Step(region, version, "register", NONE, REGISTERED))
+            if settings.rollout_immediate and state in (NONE, REGISTERED) and region not in paused:
+                steps += _in_full(region, version, here)
+            elif state == NONE:
+                found, note = _entry(db, region, version, here, paused.get(region))
+                steps += found
+                notes.append(note)
+            elif state in (RETIRED, ROLLED_BACK):
+                notes.append(f"{region}: {version} was published before; it is not published again")
+        serial = record(db, "publish", who, reason, steps, seen)
+        states = _changes(old, region_states(db))
+    return announce(settings, Release(serial, states, tuple(notes)))
 
 
 def rollback(
@@ -105,14 +145,21 @@ def rollback(
     region: str | Sequence[str] | None = None,
     away_from: str | None = None,
     evidence: Window | None = None,
+    digest: str | None = None,
+    once: bool = False,
 ) -> Release:
-    """Let an older version serve again, by a higher serial.
+    """Take back what does harm, by a higher serial.
 
-    ``to`` is a version that was published before, ``last-good`` (each region's newest earlier champion that was not
-    taken back there and whose bundle verifies; the rules if there is none), or ``rules``. ``region`` is one, several,
-    or None for every region released to. Only regions that ``away_from`` serves are touched, if it is given: clicking
-    twice, or two operators at once, step back once. ``evidence`` is the measured window that asks for it: a region that
-    was rolled back by evidence reaching as far is left alone, so one rollback never chases another.
+    ``to`` is a version that was full before, ``last-good``, or ``rules``. ``last-good`` takes back the newest version
+    that acts: a challenger with a share leaves and the champion stays; else the region's newest earlier champion that
+    was not taken back there and whose bundle verifies serves again (the rules if there is none), and a challenger in
+    the shadow stays there. A named version, or the rules, serve alone afterwards.
+
+    ``region`` is one, several, or None for every region released to. Only regions in which ``away_from`` has a say are
+    touched, if it is given, and it is what leaves: two operators at once step back once. ``once`` leaves regions alone
+    that were rolled back within ``rollout_repeat_within``: clicking 'last-good' twice does it once. ``evidence`` is the
+    measured window that asks for it, ``digest`` that of its figures: a region that was rolled back by evidence reaching
+    as far is left alone, so one rollback never chases another.
 
     ``last-good`` means away from what nodes are told: if an earlier attempt was recorded but died before it wrote the
     document, running it again finishes that attempt and steps back no further.
@@ -124,32 +171,46 @@ def rollback(
     public_key = load_signer(settings).public_key
     seen = published_channel(settings.channel_path, public_key)
     with connect(settings) as db:
-        _lock(db)
-        states = region_states(db)
+        lock(db)
+        states, before = region_states(db), places(db)
         notes: list[str] = []
-        touched: list[str] = []
-        told = seen.regions if to == LAST_GOOD and seen and seen.serial < _newest_serial(db) else {}
+        leaving: dict[str, str] = {}
+        told = seen.regions if to == LAST_GOOD and seen and seen.serial < newest_serial(db) else {}
         for name in _served_regions(region, states):
-            leaving = away_from if away_from or name not in told else told[name].champion or RULES
-            held = _left_alone(db, name, states[name], leaving, evidence)
+            leaves = away_from or (_acting(told[name]) if name in told else None)
+            held = _left_alone(db, name, states[name], leaves, evidence)
+            if held is None and once and to == LAST_GOOD:
+                held = _just_rolled_back(db, name, settings)
             if held is None:
-                touched.append(name)
+                leaving[name] = leaves or _acting(states[name])
             else:
                 notes.append(f"{name}: {held}")
         if to == LAST_GOOD:
-            targets = _last_good(settings, db, touched, public_key, notes)
+            targets = _last_good(settings, db, states, leaving, public_key, notes)
         else:
             if to != RULES:
                 _require_servable(settings, db, to, public_key)
-            targets = dict.fromkeys(touched, RegionState(None if to == RULES else to))
+            targets = dict.fromkeys(leaving, RegionState(None if to == RULES else to))
         # A database restored from a backup may agree already while nodes are ahead of it: only a new serial tells them.
-        ahead = seen is not None and seen.serial > _newest_serial(db)
+        ahead = seen is not None and seen.serial > newest_serial(db)
         changes = {name: target for name, target in targets.items() if ahead or target != states[name]}
         notes += [
-            f"{name}: {targets[name].champion or RULES} serves already" for name in touched if name not in changes
+            f"{name}: {targets[name].champion or RULES} serves already" for name in targets if name not in changes
         ]
-        serial = _record(db, "rollback", who, reason, states, changes, seen, evidence)
-    return _announce(settings, serial, changes, notes)
+        steps = [step for name, target in changes.items() for step in _steps_to(name, before[name], target)]
+        only_challengers = bool(changes) and all(changes[n].champion == states[n].champion for n in changes)
+        serial = record(
+            db,
+            "revert" if only_challengers and not ahead else "rollback",
+            who,
+            reason,
+            steps,
+            seen,
+            evidence=evidence,
+            digest=digest,
+            tell_again=ahead and bool(changes),
+        )
+    return announce(settings, Release(serial, changes, tuple(notes)))
 
 
 def rollback_targets(settings: Settings) -> dict[str, list[str]]:
@@ -159,10 +220,88 @@ def rollback_targets(settings: Settings) -> dict[str, list[str]]:
         return {region: [version for version, _ in found.get(region, ())] for region in region_states(db)}
 
 
+def start_steps(region: str, version: str, here: Places) -> list[Step]:
+    """What takes a registered ``version`` into the shadow: it replaces a challenger that is still there.
+
+    Empty if the challenger has left the shadow: one at a time.
+    """
+    challenger = place_of(here, "challenger")
+    if challenger is None:
+        return [Step(region, version, "start", REGISTERED, SHADOW)]
+    if challenger.state != SHADOW:
+        return []
+    return [
+        Step(region, challenger.version, "replace", SHADOW, RETIRED),
+        Step(region, version, "start", REGISTERED, SHADOW, soak_since=challenger.soak_since),
+    ]
+
+
+def announce(settings: Settings, release: Release) -> Release:
+    """Write the document, also when nothing changed: the write may be what an earlier attempt lacked."""
+    sync_channel(settings)
+    for region, state in release.states.items():
+        _log.info("serial %d: %s %s", release.serial, region, serves(state))
+    for note in release.notes:
+        _log.info("%s", note)
+    return release
+
+
+def _in_full(region: str, version: str, here: Places) -> list[Step]:
+    champion = place_of(here, "champion")
+    gives_way = [Step(region, champion.version, "retire", FULL, RETIRED)] if champion else []
+    return [*gives_way, Step(region, version, "publish", REGISTERED, FULL)]
+
+
+def _entry(db: connection, region: str, version: str, here: Places, paused: str | None) -> tuple[list[Step], str]:
+    """How a version that was just registered enters the region, and a line that says so."""
+    window = find_version(db, version).window
+    rivals = [place for place in here.values() if place.role != "none" or place.state == REGISTERED]
+    newer = [rival.version for rival in rivals if find_version(db, rival.version).window.end > window.end]
+    if newer:
+        learned = f"{region}: {version} learned from older weeks than {newer[0]} and gives way to it"
+        return [Step(region, version, "replace", REGISTERED, RETIRED)], learned
+    waiting = [Step(region, p.version, "replace", REGISTERED, RETIRED) for p in rivals if p.state == REGISTERED]
+    starting = [] if paused else start_steps(region, version, here)
+    if starting:
+        return waiting + starting, f"{region}: {version} is in the shadow"
+    behind = paused or "one challenger at a time"
+    return waiting, f"{region}: {version} is registered and waits ({behind})"
+
+
+def _steps_to(region: str, here: Places, target: RegionState) -> list[Step]:
+    """What a rollback to ``target`` does to the region's versions: who leaves comes first."""
+    leaving: list[Place] = [
+        place
+        for place in here.values()
+        if place.role != "none" and place.version not in (target.champion, target.challenger)
+    ]
+    steps = [
+        Step(region, place.version, "roll_back" if place.state == FULL else "revert", place.state, ROLLED_BACK)
+        for place in leaving
+    ]
+    if target.champion is not None and state_of(here, target.champion) != FULL:
+        steps.append(Step(region, target.champion, "recall", state_of(here, target.champion), FULL))
+    return steps
+
+
+def _changes(old: Mapping[str, RegionState], new: Mapping[str, RegionState]) -> dict[str, RegionState]:
+    return {region: state for region, state in new.items() if state != old.get(region)}
+
+
+def _acting(state: RegionState) -> str:
+    """The newest version with a say: a challenger that has a share, else the champion, else the rules."""
+    return state.challenger if state.challenger and state.share_buckets else state.champion or RULES
+
+
 def _last_good(
-    settings: Settings, db: connection, regions: Sequence[str], public_key: PublicKey, notes: list[str]
+    settings: Settings,
+    db: connection,
+    states: Mapping[str, RegionState],
+    leaving: Mapping[str, str],
+    public_key: PublicKey,
+    notes: list[str],
 ) -> dict[str, RegionState]:
-    """For each region its newest earlier champion whose bundle verifies, else the rules; damaged ones are noted."""
+    """For each region what serves once ``leaving`` has left; versions with a damaged bundle are passed over, noted."""
     usable: dict[str, bool] = {}
 
     def verifies(version: str, digest: str) -> bool:
@@ -176,10 +315,15 @@ def _last_good(
         return usable[version]
 
     earlier = _earlier_champions(db)
-    return {
-        region: RegionState(next((v for v, digest in earlier.get(region, ()) if verifies(v, digest)), None))
-        for region in regions
-    }
+    targets = {}
+    for region, leaves in leaving.items():
+        now = states[region]
+        if leaves == now.challenger:
+            targets[region] = RegionState(now.champion)
+        else:
+            found = next((version for version, digest in earlier.get(region, ()) if verifies(version, digest)), None)
+            targets[region] = RegionState(found, now.challenger, now.share_buckets)
+    return targets
 
 
 def _require(who: str, reason: str) -> None:
@@ -215,8 +359,10 @@ def _require_servable(settings: Settings, db: connection, version: str, public_k
         model = find_version(db, version)
     except RegistryError as error:
         raise PublishError(f"cannot roll back: {error}") from None
-    if model.bundle_digest is None:
-        raise PublishError(f"cannot roll back to {version}: it was registered but never published")
+    with db.cursor() as cursor:
+        cursor.execute("SELECT FROM rollout_transitions WHERE version = %s AND to_state = 'full' LIMIT 1", (version,))
+        if cursor.fetchone() is None:
+            raise PublishError(f"cannot roll back to {version}: it was registered but never published in full")
     try:
         verify_bundle(bundle_path(settings.bundle_dir, version), public_key, digest=model.bundle_digest)
     except BundleError as error:
@@ -227,7 +373,7 @@ def _left_alone(
     db: connection, region: str, state: RegionState, away_from: str | None, evidence: Window | None
 ) -> str | None:
     """Why the region is not to be rolled back, or None."""
-    if away_from is not None and (state.champion or RULES) != away_from:
+    if away_from is not None and away_from not in (state.champion or RULES, state.challenger):
         return f"{state.champion or RULES} serves, no longer {away_from}"
     if evidence is not None:
         with db.cursor() as cursor:
@@ -244,89 +390,40 @@ def _left_alone(
     return None
 
 
+def _just_rolled_back(db: connection, region: str, settings: Settings) -> str | None:
+    """Who rolled the region back within ``rollout_repeat_within``, by the database's clock, or None."""
+    with db.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT at, who FROM rollout_transitions
+            WHERE region = %s AND move IN ('revert', 'roll_back', 'recall') AND at > clock_timestamp() - %s
+            ORDER BY number DESC LIMIT 1
+            """,
+            (region, settings.rollout_repeat_within),
+        )
+        found = cursor.fetchone()
+    if found is None:
+        return None
+    return f"rolled back at {found[0]:%H:%M:%S} UTC by {found[1]} already; name a version to go further back"
+
+
 def _earlier_champions(db: connection) -> dict[str, list[tuple[str, str]]]:
     """For each region its earlier champions with their bundle digests, newest first, none that was taken back."""
     with db.cursor() as cursor:
         cursor.execute(
             """
-            SELECT rr.region, rr.champion, m.bundle_digest
-            FROM release_regions AS rr
-            JOIN model_versions AS m ON m.version = rr.champion
-            JOIN channel_state AS now USING (region)
-            WHERE rr.champion IS DISTINCT FROM now.champion
-              AND (rr.region, rr.champion) NOT IN (SELECT region, version FROM withdrawn_versions)
-            GROUP BY rr.region, rr.champion, m.bundle_digest
-            ORDER BY rr.region, max(rr.serial) DESC
+            SELECT n.region, n.version, m.bundle_digest
+            FROM rollout_now AS n
+            JOIN model_versions AS m USING (version)
+            JOIN LATERAL (
+                SELECT max(number) AS served FROM rollout_transitions AS t
+                WHERE t.region = n.region AND t.version = n.version AND t.to_state = 'full'
+            ) AS past ON past.served IS NOT NULL
+            WHERE n.state = 'retired'
+            ORDER BY n.region, past.served DESC
             """
         )
         found: dict[str, list[tuple[str, str]]] = {}
         for region, version, digest in cursor.fetchall():
             found.setdefault(region, []).append((version, digest))
         return found
-
-
-def _released_in(db: connection, version: str) -> set[str]:
-    with db.cursor() as cursor:
-        cursor.execute("SELECT DISTINCT region FROM release_regions WHERE champion = %s", (version,))
-        return {region for (region,) in cursor.fetchall()}
-
-
-def _lock(db: connection) -> None:
-    with db.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
-
-
-def _newest_serial(db: connection) -> int:
-    with db.cursor() as cursor:
-        cursor.execute("SELECT coalesce(max(serial), 0) FROM releases")
-        (newest,) = cursor.fetchone() or (0,)
-    return int(newest)
-
-
-def _record(
-    db: connection,
-    action: str,
-    who: str,
-    reason: str,
-    before: Mapping[str, RegionState],
-    changes: Mapping[str, RegionState],
-    seen: Channel | None,
-    evidence: Window | None = None,
-) -> int:
-    """Write the release under the next serial and return it; without changes, the newest serial there is.
-
-    ``seen`` is the published document: should Postgres have been restored from an older backup, its numbers
-    must not be given out a second time, since nodes refuse to go back.
-    """
-    newest = _newest_serial(db)
-    if not changes:
-        return newest
-    serial = max(newest, seen.serial if seen else 0) + 1
-    with db.cursor() as cursor:
-        cursor.execute(
-            """
-            INSERT INTO releases (serial, action, released_by, reason, evidence_start, evidence_end)
-            VALUES (%s, %s, %s, %s, %s, %s)
-            """,
-            (serial, action, who, reason, evidence and evidence.start, evidence and evidence.end),
-        )
-        for region, state in changes.items():
-            previous = before[region].champion if region in before else None
-            cursor.execute(
-                """
-                INSERT INTO release_regions (serial, region, champion, challenger, share_buckets, previous_champion)
-                VALUES (%s, %s, %s, %s, %s, %s)
-                """,
-                (serial, region, state.champion, state.challenger, state.share_buckets, previous),
-            )
-    return serial
-
-
-def _announce(settings: Settings, serial: int, changes: Mapping[str, RegionState], notes: Sequence[str]) -> Release:
-    """Write the document, also when nothing changed: the write may be what an earlier attempt lacked."""
-    sync_channel(settings)
-    for region, state in changes.items():
-        _log.info("serial %d: %s is served by %s", serial, region, state.champion or RULES)
-    for note in notes:
-        _log.info("%s", note)
-    return Release(serial, {region: state.champion for region, state in changes.items()}, tuple(notes))

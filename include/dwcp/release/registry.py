@@ -29,7 +29,7 @@ _PACKAGE = Path(__file__).parents[1]
 _NOT_IN_A_VERSION = (
     # Where things are and when they run, secrets, and the thresholds that judge a finished model.
     *("home", "owner_", "loader_", "reader_", "registry_", "influx_", "source", "signing_"),
-    *("gate_", "watch_", "bootstrap_", "weekly_", "backfill_", "max_clock_"),
+    *("gate_", "watch_", "rollout_", "bootstrap_", "weekly_", "backfill_", "max_clock_"),
 )
 
 
@@ -69,7 +69,7 @@ class ModelVersion:
 class RegisteredVersion:
     """A row of the view ``model_registry``, its columns by their names.
 
-    ``state``: registered, champion, challenger, retired or withdrawn (taken back).
+    ``state`` is the farthest over all regions: registered, challenger, champion, retired or rolled_back.
     """
 
     version: str
