@@ -26,13 +26,13 @@ ENGINES = ("hde", "amst")
 QUANTITIES = ("compressed_size_bytes", "compression_time_ms", "decompression_time_ms")
 TARGETS = tuple(f"{engine}_{quantity}" for engine in ENGINES for quantity in QUANTITIES)
 PREDICTED_RATIOS = ("predicted_hde_cost_ratio", "predicted_amst_cost_ratio", "predicted_hde_amst_cost_ratio")
-FOLDS = 3
-PATIENCE = 15
+FOLDS = 2
+PATIENCE = 10
 _LEAST_MS = 1e-4
 _PARAMETERS = {
     "objective": "reg:squarederror",
     "max_depth": 7,
-    "learning_rate": 0.1,
+    "learning_rate": 0.2,
     "subsample": 0.8,
     "colsample_bytree": 0.8,
     "tree_method": "hist",
@@ -77,7 +77,7 @@ def train_regressors(rows: Rows, settings: Settings) -> Regressors:
         booster = xgboost.train(
             parameters,
             matrices[0],
-            num_boost_round=settings.xgboost_rounds,
+            num_boost_round=-(-settings.xgboost_rounds // 2),
             evals=[(matrices[1], "validation")],
             early_stopping_rounds=PATIENCE,
             verbose_eval=False,
