@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 import trained
 from dwcp.export import go_program, onnx_graph, parity
 from dwcp.export.forms import FORMS, GO, ONNX, TFLITE, build_forms
+from dwcp.export.go_program import GoProgramError
 from dwcp.export.onnx_graph import build_onnx
 from dwcp.export.parity import check_parity, hard_rows
 from dwcp.training.dataset import TEST
@@ -249,6 +250,20 @@ def test_a_mutated_artifact_is_caught(model, ensemble, rows, change):
 def test_a_wrong_epsilon_is_caught(ensemble, rows, monkeypatch):
     monkeypatch.setattr(onnx_graph, "BATCH_NORM_EPSILON", 1e-5)
     assert check_parity({ONNX: build_onnx(ensemble, version="v")}, ensemble, rows).disagreeing
+
+
+def test_what_runs_the_go_form_says_why_it_cannot(forms, ensemble, rows, runtime_of_go):
+    features, classes = len(ensemble.feature_names), len(ensemble.classes)
+    with (
+        go_program.go_program(b"no model", features=features, classes=classes) as program,
+        pytest.raises(GoProgramError, match=rf"{runtime_of_go} cannot run model\.dwcp: .+"),
+    ):
+        program.predict(rows)
+    with (
+        go_program.go_program(forms[GO], features=features, classes=classes) as program,
+        pytest.raises(GoProgramError, match="the model takes"),
+    ):
+        program.predict(rows[:, 1:])
 
 
 def test_where_go_fails_to_build_the_form_is_read_by_numpy(monkeypatch, tmp_path, caplog):

@@ -1,17 +1,18 @@
-"""The Go module itself as the runtime of its form: its programs, built from this checkout where Go is."""
+"""The Go form run by a program beside this process: the Go module's, built from this checkout where Go is."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -21,23 +22,29 @@ SOURCES = Path(__file__).parents[3] / "go"
 """The Go module beside this package in a checkout; an installed package has none."""
 BUILD_TIMEOUT_S = 120
 RUN_TIMEOUT_S = 300
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""For numpy: on a busy machine its threads wait for one another for longer than they compute."""
 _log = logging.getLogger(__name__)
 
 
 class GoProgramError(RuntimeError):
-    """The Go program refused its model or its rows, or died."""
+    """The program refused its model or its rows, or died."""
+
+
+def answer_type(classes: int) -> np.dtype[np.void]:
+    """A program's answer to one row: the probabilities of ``classes``, and the label."""
+    return np.dtype([("probabilities", "<f4", classes), ("label", "u1")])
 
 
 @dataclass(frozen=True, slots=True)
 class GoProgram:
-    """``parity MODEL``: float32 rows in; out, for each, float32 probabilities of ``classes`` and the uint8 label."""
+    """A program that takes ``model``, reads float32 rows and answers each by an ``answer_type``."""
 
-    program: Path
+    runtime: str
+    command: tuple[str, ...]
     model: Path
     features: int
     classes: int
-
-    runtime: ClassVar[str] = "Go"
 
     def predict(self, features: Floats32) -> tuple[Floats32, Labels]:
         """Probabilities (n, classes) and labels (n,) of ``features`` (n, f). Raises ``GoProgramError``."""
@@ -46,30 +53,35 @@ class GoProgram:
         given = np.ascontiguousarray(features, "<f4").tobytes()
         try:
             done = subprocess.run(
-                [self.program, self.model], input=given, capture_output=True, check=True, timeout=RUN_TIMEOUT_S
+                [*self.command, str(self.model)],
+                input=given,
+                capture_output=True,
+                check=True,
+                timeout=RUN_TIMEOUT_S,
+                env=os.environ | ONE_THREAD,
             )
         except subprocess.CalledProcessError as error:
-            raise GoProgramError(f"the Go module refuses the model: {error.stderr.decode().strip()[-500:]}") from error
+            said = error.stderr.decode().strip()[-500:]
+            raise GoProgramError(f"{self.runtime} cannot run {self.model.name}: {said}") from error
         except subprocess.TimeoutExpired as error:
-            raise GoProgramError(f"the Go module took over {RUN_TIMEOUT_S} s: the machine is overloaded") from error
-        kind = np.dtype([("probabilities", "<f4", self.classes), ("label", "u1")])
+            raise GoProgramError(f"{self.runtime} took over {RUN_TIMEOUT_S} s: the machine is overloaded") from error
+        kind = answer_type(self.classes)
         if len(done.stdout) != len(features) * kind.itemsize:
-            raise GoProgramError(f"the Go module answered {len(done.stdout)} bytes to {len(features)} rows")
+            raise GoProgramError(f"{self.runtime} answered {len(done.stdout)} bytes to {len(features)} rows")
         found = np.frombuffer(done.stdout, kind)
         return found["probabilities"], found["label"].astype(np.int64)
 
 
 @contextmanager
-def go_program(model: bytes | None, *, features: int, classes: int) -> Iterator[GoProgram | None]:
-    """The program with ``model``, for as long as the context lasts; None without a model, Go or its source."""
-    program = None if model is None else built_program("parity")
-    if model is None or program is None:
-        yield None
-        return
+def go_program(model: bytes, *, features: int, classes: int) -> Iterator[GoProgram]:
+    """What runs the Go form ``model``, as long as the context lasts: the Go module, or where there is none, numpy."""
+    built = built_program("parity")
+    by_numpy = (sys.executable, "-m", "dwcp.export.go_runtime")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.dwcp"
         path.write_bytes(model)
-        yield GoProgram(program, path, features, classes)
+        runtime, command = ("numpy", by_numpy) if built is None else ("Go", (str(built),))
+        yield GoProgram(runtime, command, path, features, classes)
 
 
 def built_program(name: str) -> Path | None:

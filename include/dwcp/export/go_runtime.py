@@ -1,7 +1,8 @@
 """The Go form, read by numpy: what a node computes from the same file, written down a second time.
 
-Where there is Go, parity asks the Go module itself (:mod:`dwcp.export.go_program`); a bundle's stored sample is checked
-by this reader everywhere. The layout stands in :mod:`dwcp.export.go_bundle`.
+Where there is Go, parity asks the Go module itself; elsewhere this reader, run as a program of the same habits
+(:mod:`dwcp.export.go_program`). A bundle's stored sample is checked by this reader everywhere. The layout stands in
+:mod:`dwcp.export.go_bundle`.
 """
 
 from __future__ import annotations
@@ -9,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+import sys
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dwcp.decision import Rule
+from dwcp.export.go_program import answer_type
 from dwcp.export.model import Floats32, Labels, Model, ModelError
 
 MAGIC = b"DWCPGO\r\n"
@@ -28,7 +32,7 @@ class GoModel(Model):
     """A loaded ``model.dwcp``. Safe to call from several threads."""
 
     runtime = "numpy"
-    BATCH_ROWS = 512
+    BATCH_ROWS = 128
 
     def __init__(self, model: bytes) -> None:
         """Load the flat file. Raises ``ModelError`` if it is damaged, or was not made by ``build_go_bundle``."""
@@ -152,3 +156,19 @@ class _Reader:
         dtype = np.dtype(kind)
         count = int(np.prod(shape, dtype=np.int64))
         return np.frombuffer(self.take(count * dtype.itemsize), dtype).reshape(shape)
+
+
+def _answer(model: GoModel, given: bytes) -> bytes:
+    """The answers to float32 rows as the Go module's parity program writes them."""
+    rows = np.frombuffer(given, "<f4").reshape(-1, len(model.feature_names))
+    probabilities, labels = model.predict(rows)
+    answers = np.empty(len(rows), answer_type(len(model.classes)))
+    answers["probabilities"], answers["label"] = probabilities, labels
+    return answers.tobytes()
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.buffer.write(_answer(GoModel(Path(sys.argv[1]).read_bytes()), sys.stdin.buffer.read()))
+    except ModelError as error:
+        sys.exit(str(error))

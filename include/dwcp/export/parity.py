@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,20 +127,18 @@ def check_parity(forms: Mapping[str, bytes], ensemble: Ensemble, features: Float
     """Compare ``forms``, the files by their names, with ``ensemble`` on ``features`` (n, f) and on :func:`hard_rows`.
 
     The Go form is run by the Go module where there is Go, else by its reader in numpy. Raises ``ModelError`` if a form
-    cannot be loaded, or takes other features, and ``GoProgramError`` if the Go module refuses its form.
+    cannot be loaded, or takes other features, and ``GoProgramError`` if what runs the Go form refuses it.
     """
     groups = {HELD_OUT: np.asarray(features, np.float32), **hard_rows(ensemble, features, seed=seed)}
     groups = {name: rows for name, rows in groups.items() if len(rows)}
     singles = {SINGLE: np.concatenate([rows[:SINGLE_ROWS] for name, rows in groups.items() if name != FAR])}
     loaded: dict[str, Model | GoProgram] = {form: load_form(form, content) for form, content in forms.items()}
-    inputs, classes = len(ensemble.feature_names), len(ensemble.classes)
     # The runtimes leave Python while they compute, so they run side by side.
-    with (
-        go_program(forms.get(GO), features=inputs, classes=classes) as program,
-        ThreadPoolExecutor(os.cpu_count()) as pool,
-    ):
-        if program is not None:
-            loaded[GO] = program
+    with ExitStack() as stack:
+        if GO in forms:
+            inputs, classes = len(ensemble.feature_names), len(ensemble.classes)
+            loaded[GO] = stack.enter_context(go_program(forms[GO], features=inputs, classes=classes))
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
         answers: dict[tuple[str, str], Future[tuple[Floats32, Labels]]] = {}
         for form, model in loaded.items():
             for name, rows in groups.items():

@@ -21,7 +21,7 @@ class TfliteModel(Model):
     """A loaded TFLite file. Threads take turns: an interpreter has one set of tensors."""
 
     runtime = "LiteRT"
-    BATCH_ROWS = 1_024
+    BATCH_ROWS = 256
 
     def __init__(self, model: bytes) -> None:
         """Load a serialised file. Raises ``ModelError`` if it is damaged, or was not made by ``build_tflite``."""

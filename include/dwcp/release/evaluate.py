@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -219,13 +220,17 @@ def evaluate(
     test = dataset.only(TEST)
     features = inputs_of(test, loaded.feature_names)
     log.info("evaluating %s on %d test rows", loaded.version, test.rows)
-    scores, choice = _score("time", loaded, dataset, ensemble, settings)
-    by_chance = None
-    if random_split is not None:
-        other, trained = random_split
-        by_chance, _ = _score("random", OnnxModel(build_onnx(trained, version="random")), other, trained, settings)
-    log.info("comparing the files with what was trained")
-    parity = check_parity(forms, ensemble, features, seed=settings.seed)
+    with ThreadPoolExecutor(1) as beside:  # what follows takes one core, and parity leaves Python to the others
+        compared = beside.submit(check_parity, forms, ensemble, features, seed=settings.seed)
+        scores, choice = _score("time", loaded, dataset, ensemble, settings)
+        by_chance = None
+        if random_split is not None:
+            other, trained = random_split
+            by_chance, _ = _score("random", OnnxModel(build_onnx(trained, version="random")), other, trained, settings)
+        against = None if champion is None else _compare(choice, OnnxModel(champion), test, settings)
+        importance = _importance(loaded, test, settings.seed)
+        log.info("comparing the files with what was trained")
+        parity = compared.result()
     log.info("measuring latency and memory in a fresh process")
     footprint = measure_footprint(model, features if test.rows else np.zeros((1, features.shape[1]), np.float32))
     return Evaluation(
@@ -238,9 +243,9 @@ def evaluate(
         dropped=dict(dataset.dropped),
         time=scores,
         random=by_chance,
-        champion=None if champion is None else _compare(choice, OnnxModel(champion), test, settings),
+        champion=against,
         parity=parity,
-        importance=_importance(loaded, test, settings.seed),
+        importance=importance,
         measured=footprint,
         sizes_bytes={name: len(content) for name, content in forms.items()},
     )

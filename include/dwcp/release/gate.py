@@ -121,7 +121,9 @@ def _absolute(evaluation: Evaluation, settings: Settings) -> Iterator[Line]:
     gain = "throughput gain over zstd"
     yield _judged(gain, "seed §8.2", "share", run.gain_over_zstd, settings.gate_throughput_gain, rows, few)
     slower = [f"{part.data_type} over {part.link_type}" for part in evaluation.time.slices if part.slower_than_zstd]
-    line = _exact("kinds of transfer slower than zstd", "never worse", "count", len(slower), settings.gate_slower_slices)
+    line = _exact(
+        "kinds of transfer slower than zstd", "never worse", "count", len(slower), settings.gate_slower_slices
+    )
     yield replace(line, reason=f"beyond their intervals: {', '.join(slower)}") if slower else line
 
 
