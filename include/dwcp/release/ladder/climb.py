@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -99,12 +100,21 @@ def _climb_splits(cut: Mapping[str, Rows], settings: Settings) -> list[Climbed]:
     # TensorFlow does not survive a fork; its one number of threads is then each process's own, too.
     context = multiprocessing.get_context("spawn")
     level = logging.getLogger("dwcp").getEffectiveLevel()
-    with ProcessPoolExecutor(min(at_once, len(cut)), context, _log_from, (level,)) as pool:
+    with ProcessPoolExecutor(min(at_once, len(cut)), context, _begin, (level,)) as pool:
         return list(pool.map(_climb_split, cut.keys(), cut.values(), [settings] * len(cut)))
 
 
-def _log_from(level: int) -> None:
+def _begin(level: int) -> None:
+    """What a process of the pool does first: log as its parent does, and end with it, however that ends."""
     logging.basicConfig(level=level, format="%(message)s")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _climb_split(name: str, rows: Rows, settings: Settings) -> Climbed:
