@@ -19,6 +19,10 @@ help: ## Show this list
 demo: env ## Run the weekly pipeline on measured input: seven weeks backfilled, the eighth through real Airflow
 	@$(RUN)/dwcp demo
 
+.PHONY: nodes
+nodes: env ## Watch two nodes on loopback decide by the model that the last demo published (needs Go and gcc)
+	@$(RUN)/python tools/nodes.py
+
 .PHONY: test
 test: env influxd browser lint ## Run every check that CI runs
 	@$(RUN)/python -m pytest -n 4 --dist loadfile
