@@ -7,4 +7,9 @@ require (
 	github.com/DataDog/zstd v1.5.7
 )
 
+require (
+	golang.org/x/crypto v0.31.0
+	golang.org/x/sys v0.28.0 // indirect
+)
+
 replace dwcp.internal/selector => ../

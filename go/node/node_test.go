@@ -95,6 +95,7 @@ func TestEveryTransferIsMeasuredAndToldOf(t *testing.T) {
 	var mutex sync.Mutex
 	summary := NewSummary()
 	var lines []string
+	var last *selector.Record
 	ctx := context.Background()
 	sender, err := NewSender(ctx, SenderConfig{
 		Link:   LinkConfig{Address: serve(t, t.TempDir()), NodeID: "sender", RateMbps: 500, RTT: time.Millisecond},
@@ -104,6 +105,9 @@ func TestEveryTransferIsMeasuredAndToldOf(t *testing.T) {
 			mutex.Lock()
 			defer mutex.Unlock()
 			summary.Add(transfer)
+			if !transfer.Measured {
+				last = transfer.Record
+			}
 			lines = append(lines, transfer.Line())
 		},
 	})
@@ -123,6 +127,10 @@ func TestEveryTransferIsMeasuredAndToldOf(t *testing.T) {
 	for measurement.Counters().Measured < 12 && measurement.Counters().Failed == 0 {
 		time.Sleep(time.Millisecond)
 	}
+	// The node learned from them: the next decision is by the object's own past.
+	if err := sender.Send(ctx, versions[0]); err != nil {
+		t.Fatal(err)
+	}
 	closing, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	if err := errors.Join(measurement.Close(closing), logger.Close(closing), sender.Close()); err != nil {
@@ -131,14 +139,17 @@ func TestEveryTransferIsMeasuredAndToldOf(t *testing.T) {
 	mutex.Lock()
 	defer mutex.Unlock()
 	summary.Finish()
-	if summary.Sent != 12 || summary.FullyMeasured != 12 || summary.NotSent != 0 || logger.Counters().Sent != 12 {
+	if source := last.Decision.Features[selector.FeatureHistorySource]; source != 2 {
+		t.Errorf("after full measurements history_source is %v", source)
+	}
+	if summary.Sent != 13 || summary.FullyMeasured < 12 || summary.NotSent != 0 || logger.Counters().Sent != 13 {
 		t.Errorf("%+v, %+v", summary, logger.Counters())
 	}
 	if summary.OracleMs > summary.ChosenMs || summary.OracleMs > summary.ZstdMs || summary.OracleMs <= 0 {
 		t.Errorf("the cheapest took %.2f ms, what was chosen %.2f, zstd %.2f", summary.OracleMs, summary.ChosenMs, summary.ZstdMs)
 	}
 	said := strings.Join(lines, "\n")
-	for _, expected := range []string{"measured: hde ", "against zstd:", "no model is loaded", "logs-app", " wire + "} {
+	for _, expected := range []string{"measured: hde ", "; chose ", "against zstd", "no model is loaded", "logs-app", " wire + "} {
 		if !strings.Contains(said, expected) {
 			t.Errorf("%q is not in\n%s", expected, said)
 		}
@@ -148,10 +159,21 @@ func TestEveryTransferIsMeasuredAndToldOf(t *testing.T) {
 	}
 }
 
+func scanned(t *testing.T, payload, previous []byte) (found, wanted [2]float64) {
+	t.Helper()
+	version := &selector.Version{Payload: previous, Blocks: indexOf(previous)}
+	scan, err := selector.ScanShares(context.Background(), selector.Memory(payload), int64(len(payload)), version.Blocks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found[0], found[1] = shares(payload, version)
+	return found, [2]float64{scan.KnownShare, scan.ZeroShare}
+}
+
 func TestSharesAreThoseOfAFullScan(t *testing.T) {
 	random := rand.New(rand.NewSource(2))
-	for round := 0; round < 60; round++ {
-		previous := text(random.Intn(60_000), int64(round))
+	for round := 0; round < 60; round++ { // fewer blocks than are hashed at most
+		previous := text(1+random.Intn((leastHashed-4)*blockBytes), int64(round))
 		payload := append([]byte(nil), previous...)
 		switch round % 4 {
 		case 0:
@@ -159,22 +181,24 @@ func TestSharesAreThoseOfAFullScan(t *testing.T) {
 		case 1:
 			payload = append(payload, make([]byte, 3*blockBytes+random.Intn(blockBytes))...)
 		case 2:
-			payload = payload[:len(payload)/2]
+			payload = payload[:len(payload)/2+1]
 		}
-		for n := random.Intn(4); n > 0 && len(payload) > 0; n-- {
+		for n := random.Intn(4); n > 0; n-- {
 			payload[random.Intn(len(payload))] ^= 1
 		}
-		if len(payload) == 0 {
-			continue
+		if found, wanted := scanned(t, payload, previous); math.Abs(found[0]-wanted[0]) > 1e-12 || found[1] != wanted[1] {
+			t.Errorf("round %d: %v, by hashing all %v", round, found, wanted)
 		}
-		version := &selector.Version{Payload: previous, Blocks: indexOf(previous)}
-		scan, err := selector.ScanShares(context.Background(), selector.Memory(payload), int64(len(payload)), version.Blocks)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if known, zero := shares(payload, version); known != scan.KnownShare || zero != scan.ZeroShare {
-			t.Errorf("round %d: %v and %v, by hashing %v and %v", round, known, zero, scan.KnownShare, scan.ZeroShare)
-		}
+	}
+}
+
+func TestSharesOfAMovedPayloadAreEstimated(t *testing.T) {
+	previous := text(500*blockBytes, 1)
+	payload := append(text(blockBytes, 2), previous[:400*blockBytes]...) // all moved
+	payload = append(payload, text(400*blockBytes, 3)...)                // all new
+	found, wanted := scanned(t, payload, previous)
+	if math.Abs(found[0]-wanted[0]) > 0.05 || wanted[0] < 0.49 || wanted[0] > 0.51 {
+		t.Errorf("%v, by hashing all %v", found, wanted)
 	}
 }
 

@@ -18,11 +18,14 @@ func (t *Transfer) Line() string {
 	decision := &record.Decision
 	if t.Measured {
 		costs := costsMs(record)
-		line := fmt.Sprintf("%s   measured:", name)
+		line := fmt.Sprintf("%s v%-3d measured:", name, record.ObjectVersion)
 		for choice, cost := range costs {
 			line += fmt.Sprintf(" %v %.2f ms", selector.Choice(choice), cost)
 		}
-		return line + fmt.Sprintf("; %v against zstd: %+.0f %%", decision.Choice, 100*(costs[decision.Choice]/costs[selector.Zstd]-1))
+		best := cheapest(&costs)
+		againstZstd := func(choice selector.Choice) float64 { return 100 * (costs[choice]/costs[selector.Zstd] - 1) }
+		return line + fmt.Sprintf("; chose %v, %+.0f %% against zstd; the cheapest is %v, %+.0f %%",
+			decision.Choice, againstZstd(decision.Choice), best, againstZstd(best))
 	}
 	measured := executed(record)
 	confidence := "    -"
@@ -62,6 +65,15 @@ func costsMs(record *selector.Record) (costs [selector.AlgorithmCount]float64) {
 	return costs
 }
 
+func cheapest(costs *[selector.AlgorithmCount]float64) (best selector.Choice) {
+	for choice, cost := range costs {
+		if cost < costs[best] {
+			best = selector.Choice(choice)
+		}
+	}
+	return best
+}
+
 func bytesText(bytes int64) string {
 	switch {
 	case bytes < 1e4:
@@ -87,6 +99,7 @@ type Summary struct {
 	TransferMs    float64        `json:"transfer_ms"` // compressing, sending, decompressing
 	DecisionMs    float64        `json:"decision_ms"`
 	LookMs        float64        `json:"look_ms"`
+	IndexMs       float64        `json:"index_ms"`       // of hashing what was sent, afterwards: HDE's, for the next version
 	OverheadShare float64        `json:"overhead_share"` // of deciding and looking, in transfer time
 	DecisionUsP50 float64        `json:"decision_us_p50"`
 	DecisionUsP99 float64        `json:"decision_us_p99"`
@@ -117,15 +130,12 @@ func (s *Summary) Add(t *Transfer) {
 		s.NotSent++
 	case t.Measured:
 		costs := costsMs(record)
-		least := math.Inf(1)
-		for _, cost := range costs {
-			least = min(least, cost)
-		}
+		best := cheapest(&costs)
 		s.FullyMeasured++
 		s.ChosenMs += costs[record.Decision.Choice]
 		s.ZstdMs += costs[selector.Zstd]
-		s.OracleMs += least
-		if costs[record.Decision.Choice] == least {
+		s.OracleMs += costs[best]
+		if record.Decision.Choice == best {
 			s.OracleAgrees++
 		}
 	default:
@@ -145,6 +155,7 @@ func (s *Summary) Add(t *Transfer) {
 		s.TransferMs += measured.CompressionMs + record.TransferMs + measured.DecompressionMs
 		s.DecisionMs += milliseconds(decision.DecisionTime)
 		s.LookMs += milliseconds(decision.ProbeTime)
+		s.IndexMs += milliseconds(t.Indexed)
 		s.decisionUs = append(s.decisionUs, milliseconds(decision.DecisionTime)*1e3)
 	}
 }
@@ -165,8 +176,9 @@ func (s *Summary) Text() string {
 	text := fmt.Sprintf("%d transfers, %s in %s (%.2fx); %d not sent, %d not tried, %d retried, %d decided without the model\n",
 		s.Sent, bytesText(s.PayloadBytes), bytesText(s.SentBytes), float64(s.PayloadBytes)/float64(max(s.SentBytes, 1)),
 		s.NotSent, s.NotTried, s.Retried, s.Fallbacks)
-	text += fmt.Sprintf("decision p50 %.1f µs, p99 %.1f µs; deciding and looking took %.2f %% of transfer time (looking %.2f %%)\n",
-		s.DecisionUsP50, s.DecisionUsP99, 100*s.OverheadShare, 100*s.LookMs/max(s.TransferMs, 1e-9))
+	inTime := func(ms float64) float64 { return 100 * ms / max(s.TransferMs, 1e-9) }
+	text += fmt.Sprintf("decision p50 %.1f µs, p99 %.1f µs; of transfer time, deciding took %.2f %%, looking before it %.2f %%, and afterwards indexing %.2f %%\n",
+		s.DecisionUsP50, s.DecisionUsP99, inTime(s.DecisionMs), inTime(s.LookMs), inTime(s.IndexMs))
 	if s.FullyMeasured > 0 {
 		text += fmt.Sprintf("%d fully measured: chosen %.1f ms, zstd would have been %.1f ms (%+.1f %%), the cheapest %.1f ms; the cheapest was chosen in %d\n",
 			s.FullyMeasured, s.ChosenMs, s.ZstdMs, 100*(s.ChosenMs/s.ZstdMs-1), s.OracleMs, s.OracleAgrees)

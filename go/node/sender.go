@@ -38,7 +38,8 @@ type Transfer struct {
 	Record   *selector.Record
 	Fault    error // why the model's word was not had; nil if it was
 	Attempts int
-	Measured bool // told again, after a full measurement
+	Indexed  time.Duration // what it took, afterwards, to index what was sent for the next delta
+	Measured bool          // told again, after a full measurement
 	Err      error
 }
 
@@ -136,7 +137,9 @@ func (s *Sender) send(ctx context.Context, transfer *Transfer) error {
 			return fmt.Errorf("the peer did not keep %s: %s: %s", version.ObjectID, said.Result, said.Problem)
 		}
 		s.finish(transfer, payload, previous)
+		began := time.Now()
 		s.memory.took(version.ObjectID, version.Path, digest, payload)
+		transfer.Indexed = time.Since(began)
 		if err := s.link.Ping(ctx); err != nil && ctx.Err() == nil { // shows again when it is needed
 			s.link.Close()
 			s.link = nil
