@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from dwcp.export.footprint import Footprint
     from dwcp.export.naive import Naive
     from dwcp.export.parity import Parity
-    from dwcp.release.int8 import Int8Comparison
+    from dwcp.release.int8 import Int8Comparison, Variant
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def run_parity(settings: Settings, run_id: str | None = None) -> tuple[Renderabl
     from dwcp.export.forms import FORMS, GO, ONNX, TFLITE
     from dwcp.export.naive import time_naive
     from dwcp.export.parity import check_parity
+    from dwcp.export.tflite_graph import build_tflite
     from dwcp.pipeline.summary import registered_model
     from dwcp.release.baselines import inputs_of
     from dwcp.release.int8 import compare_int8
@@ -58,11 +60,13 @@ def run_parity(settings: Settings, run_id: str | None = None) -> tuple[Renderabl
     naive = time_naive(ensemble, forms[ONNX], rows)
     log.info("holding the network in int8 beside the float one")
     int8 = compare_int8(forms[TFLITE], dataset, ensemble, settings)
+    network = replace(ensemble, xgboost_weight=0.0)
+    alone = compare_int8(build_tflite(network, version=model.version), dataset, network, settings)
     sizes = {form: len(content) for form, content in forms.items()}
     head = Text(
         f"\nVersion {model.version} of run {model.run_id}, {parity.rows:,} vectors or more a form\n", style="bold"
     )
-    return Group(head, _forms(parity, sizes, footprints), _naive(naive), _int8(int8)), parity.agrees
+    return Group(head, _forms(parity, sizes, footprints), _naive(naive), _int8(int8, alone)), parity.agrees
 
 
 def _table(title: str, names: Sequence[str], *numbers: str) -> Table:
@@ -107,21 +111,26 @@ def _naive(found: list[Naive]) -> RenderableType:
     return table
 
 
-def _int8(found: Int8Comparison) -> RenderableType:
+def _int8(found: Int8Comparison, alone: Int8Comparison) -> RenderableType:
+    """The ensemble in both variants, and what its network says ``alone``; only the ensemble would ship."""
     table = _table(
-        "The network in int8, trees as they are: model.tflite on the test rows, decisions timed in turns",
-        ("variant",),
+        "The network in int8, trees as they are: model.tflite on the test rows",
+        ("answers", "variant"),
         *("accuracy", "regret as executed", "same label", "size", "p50", "p99"),
     )
     for variant in (found.float32, found.int8):
         table.add_row(
-            variant.name,
-            f"{variant.accuracy:.2%}",
-            f"{variant.mean_regret:.3%}",
-            f"{variant.agreement:.2%}",
+            "the ensemble",
+            *_quality(variant),
             f"{variant.size_bytes / 1e6:.2f} MB",
             f"{1e3 * variant.latency_p50_ms:,.0f} µs",
             f"{1e3 * variant.latency_p99_ms:,.0f} µs",
         )
+    for variant in (alone.float32, alone.int8):
+        table.add_row("the network alone", *_quality(variant))
     said = f"It does not ship: {'; '.join(found.reasons)}." if found.reasons else "It would be worth shipping."
     return Group(table, Text(f"{said}\n"))
+
+
+def _quality(variant: Variant) -> tuple[str, ...]:
+    return variant.name, f"{variant.accuracy:.2%}", f"{variant.mean_regret:.3%}", f"{variant.agreement:.2%}"
