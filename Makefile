@@ -52,6 +52,7 @@ generate: env ## Write the files that derive from code; tests fail while one is 
 	@$(RUN)/dwcp export go >/dev/null
 	@$(RUN)/python tools/go_testdata.py
 	@$(RUN)/dwcp dictionary > docs/data_dictionary.md
+	@$(RUN)/dwcp rollout states > docs/rollout_states.md
 	@$(RUN)/python tools/dag_docs.py
 
 EXPORT := --locked --no-dev --no-emit-project --no-header --format requirements-txt --quiet

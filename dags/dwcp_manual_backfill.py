@@ -7,10 +7,11 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, chain, task
 
+from defaults import DAG_DEFAULT_ARGS, LOAD
 from dwcp.contract import REGIONS
 from dwcp.pipeline.options import BackfillOptions
 from dwcp.settings import Settings
-from wiring import DAG_DEFAULT_ARGS, FROM_CONTEXT, LOAD, call, step
+from wiring import FROM_CONTEXT, call, step
 
 SETTINGS = Settings()
 

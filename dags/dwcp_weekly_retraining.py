@@ -7,8 +7,9 @@ from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain, task
 
+from defaults import DAG_DEFAULT_ARGS, LOAD, TRAIN
 from dwcp.settings import SPLITS, Settings
-from wiring import DAG_DEFAULT_ARGS, FROM_CONTEXT, LOAD, MODEL, TRAIN, TRAINING_TABLE, call, chosen_window, step
+from wiring import FROM_CONTEXT, MODEL, TRAINING_TABLE, call, chosen_window, step
 
 WHY = """
 ### Why this runs

@@ -1,4 +1,4 @@
-"""What the DAG files share: defaults, the factory that makes a task of a pure function, and a run's window.
+"""What the DAG files share: the factory that makes a task of a pure function, and a run's window.
 
 Imported at parse time by every DAG and every task, so it knows ``airflow.sdk`` and ``dwcp.settings`` and nothing heavy:
 a step names its function (``"weekly.load_day"``) and imports it inside the running task.
@@ -9,15 +9,12 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib import import_module
 from typing import Any
 
 from airflow.sdk import (
     Asset,
-    ExceptionRetryPolicy,
-    RetryAction,
-    RetryRule,
     XComArg,
     get_current_context,
     task,
@@ -31,28 +28,6 @@ log = logging.getLogger(__name__)
 
 TRAINING_TABLE = Asset("dwcp_training_table", uri="dwcp://warehouse/compression_training_data")
 MODEL = Asset("dwcp_model", uri="dwcp://channel/compression_selector")
-
-NO_USE_RETRYING = ExceptionRetryPolicy(
-    [
-        RetryRule("dwcp.pipeline.QualityGateFailed", RetryAction.FAIL, reason="the same rows fail the same checks"),
-        RetryRule("dwcp.pipeline.ReconcileFailed", RetryAction.FAIL, reason="the same counts give the same sum"),
-        # Exactly ValueError: a subclass (say, a file half read) may well succeed the next time.
-        RetryRule(ValueError, RetryAction.FAIL, reason="the request itself is wrong", match_subclasses=False),
-    ]
-)
-DAG_DEFAULT_ARGS: dict[str, Any] = {
-    "owner": "dwcp-ml",
-    "retries": 3,
-    "retry_delay": timedelta(seconds=30),
-    "retry_exponential_backoff": 2.0,
-    "max_retry_delay": timedelta(minutes=10),
-    "retry_policy": NO_USE_RETRYING,
-    "execution_timeout": timedelta(minutes=30),
-    "pool": "dwcp_light",
-}
-LOAD: dict[str, Any] = {"pool": "dwcp_load", "execution_timeout": timedelta(hours=1)}
-TRAIN: dict[str, Any] = {"pool": "dwcp_train", "execution_timeout": timedelta(hours=4)}
-"""Operator arguments of steps that read and write many rows, and of those that fit or run models."""
 
 FROM_CONTEXT = object()
 """An argument of a step that Airflow's context has under the same name, as ``run_id``."""

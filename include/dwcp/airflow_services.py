@@ -36,6 +36,7 @@ DATABASE = "airflow"
 POOLS = {
     "dwcp_light": (8, "planning, counting, gate, publish: seconds, little memory"),
     "dwcp_load": (2, "days being loaded, validated or read: each holds one batch and one Postgres session"),
+    "dwcp_urgent": (2, "rollbacks by hand: seconds, and never behind anything else"),
     "dwcp_train": (2, "models being fitted, exported or measured: each wants CPU and about 1 GB"),
 }
 """Slots and meaning. Size them in the UI to the machine; the DAGs only name them."""
@@ -83,8 +84,9 @@ class AirflowSite:
         """The environment of the four components and of any ``airflow`` command on this site.
 
         Every setting that was chosen goes along. The warehouse is reached through Airflow connections alone: no DSN of
-        ours stays in it, and the owner's is in none of them. Unless ``DWCP_WEEKLY_CRON`` says otherwise, the weekly DAG
-        runs by hand only: on a fresh site a schedule would start a run over a week that holds nothing.
+        ours stays in it, and the owner's is in none of them. Unless ``DWCP_WEEKLY_CRON`` and ``DWCP_ROLLOUT_CRON`` say
+        otherwise, their DAGs run by hand only: on a fresh site a schedule would start a run over a week that holds
+        nothing.
         """
         kept = _secrets(self.home)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("DWCP_")}
@@ -124,6 +126,7 @@ class AirflowSite:
             **ours,
             "DWCP_HOME": str(self.settings.home.resolve()),
             "DWCP_WEEKLY_CRON": cron,
+            "DWCP_ROLLOUT_CRON": ours.get("DWCP_ROLLOUT_CRON", ""),
             "GX_ANALYTICS_ENABLED": "false",
             **_connections(self.settings),
         }

@@ -12,6 +12,7 @@ import typer
 
 from dwcp.contract import FEATURE_SET_DIGEST, REGIONS
 from dwcp.fleet.cli import app as fleet_app
+from dwcp.pipeline.rollout_cli import app as rollout_app
 from dwcp.settings import Settings
 
 app = typer.Typer(
@@ -25,6 +26,10 @@ app.add_typer(fleet_app, name="fleet", help="Measure real codecs on real bytes; 
 export = typer.Typer(no_args_is_help=True)
 app.add_typer(
     export, name="export", help="Write labelled transfers for analysis, or the contract for Go.", rich_help_panel=DATA
+)
+
+app.add_typer(
+    rollout_app, name="rollout", help="See, advance, pause or resume the staged rollout.", rich_help_panel=MODEL
 )
 
 Start = Annotated[str, typer.Option(help="First day, as 2026-10-26; UTC.")]
@@ -238,7 +243,7 @@ def rollback(
     ] = None,
     who: Annotated[str, typer.Option(help="Who did it; kept in the release log.")] = "cli",
 ) -> None:
-    """Take the serving model back: a higher serial that names an older version."""
+    """Take a canary, or else the serving model, back: a higher serial that names an older version."""
     from dwcp.pipeline.site import local_settings
     from dwcp.release.publish import rollback as roll_back
 

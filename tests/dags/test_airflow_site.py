@@ -29,6 +29,7 @@ from gates import LENIENT
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 WEEKLY, BACKFILL = "dwcp_weekly_retraining", "dwcp_manual_backfill"
+ROLLOUT, ROLLBACK = "dwcp_staged_rollout", "dwcp_manual_rollback"
 BACKFILLED = {"start": "2026-08-03", "end": "2026-08-06"}
 FIRST = {"start": "2026-08-06", "end": "2026-08-09"}
 SECOND = {"start": "2026-08-09", "end": "2026-08-10"}
@@ -40,6 +41,7 @@ CHOSEN: dict[str, float] = {
     # none can: the first model, which has no champion before it, passes, and the second fails, on one running site.
     **LENIENT,
     "gate_champion_tolerance": -1.0,
+    "rollout_immediate": True,
     "gate_latency_p99_ms": 1_000.0,
     # So few transfers leave enough objects behind every figure only if half of them are test rows.
     "train_share": 0.3,
@@ -109,7 +111,7 @@ def refused(airflow: AirflowClient, published: str) -> str:
 
 def test_the_components_are_healthy_and_have_read_both_dags(airflow: AirflowClient) -> None:
     assert {name: state for name, state in airflow.health().items() if state != "healthy"} == {}
-    assert airflow.dag_ids() == [BACKFILL, WEEKLY]
+    assert airflow.dag_ids() == [BACKFILL, ROLLBACK, ROLLOUT, WEEKLY]
     assert airflow.import_errors() == []
 
 
@@ -145,6 +147,7 @@ def test_what_was_published_is_signed_served_and_runs(airflow: AirflowClient, si
     assert airflow.xcom(WEEKLY, published, "verify_published") == {
         "serial": 1,
         "serving": [version],
+        "challenging": [],
         "regions": len(REGIONS),
     }
     channel = read_channel(site.settings.channel_path, load_public_key(public_key_path(site.settings)))

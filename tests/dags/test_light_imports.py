@@ -18,11 +18,13 @@ HEAVY = {
 FILES = sorted([*(REPOSITORY / "dags").rglob("*.py"), *(REPOSITORY / "plugins").rglob("*.py")])
 
 
-DAG_FILES = {"dwcp_weekly_retraining.py", "dwcp_manual_backfill.py"}
+DAG_FILES = {
+    "dwcp_weekly_retraining.py", "dwcp_manual_backfill.py", "dwcp_staged_rollout.py", "dwcp_manual_rollback.py",
+}  # fmt: skip
 
 
 def test_there_are_files_to_look_at() -> None:
-    helpers = {"wiring.py", "connections.py", "reports.py"}
+    helpers = {"wiring.py", "connections.py", "reports.py", "approval.py", "defaults.py"}
     assert {path.name for path in FILES} == {*DAG_FILES, *helpers, "dwcp_reports.py"}
 
 

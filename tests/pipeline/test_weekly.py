@@ -33,6 +33,7 @@ def settings(fresh_warehouse, tmp_path: Path) -> Settings:
         reader_dsn=fresh_warehouse.reader_dsn,
         registry_dsn=fresh_warehouse.registry_dsn,
         **LENIENT,
+        rollout_immediate=True,
         bootstrap_rounds=50,
         # The real training, cut short: what is tested is what happens to a model.
         training_threads=1,

@@ -87,6 +87,21 @@ def registered_model(settings: Settings, run_id: str | None) -> RegisteredVersio
     return found[0]
 
 
+def rollout_lines(settings: Settings) -> list[str]:
+    """For each region what serves, and what the rollout does next or waits for: a line each."""
+    from dwcp.pipeline.rollout import evidence_for
+    from dwcp.release.rollout import decide, status
+
+    lines = []
+    for position in status(settings):
+        decision = decide(position, settings, evidence_for(settings, position))
+        where = f", {position.version} is in {position.state}" if position.version else ""
+        lines.append(
+            f"{position.region}: {position.champion or 'rules'} serves{where}; {str(decision).partition(': ')[2]}"
+        )
+    return lines
+
+
 def _evaluation(settings: Settings, model: RegisteredVersion) -> Evaluation:
     from dwcp.release.evaluate import Evaluation
 
@@ -150,6 +165,8 @@ def _outcome(settings: Settings, model: RegisteredVersion) -> RenderableType:
     serving = [region for region, version in champions(settings).items() if version == model.version]
     if serving:
         said = Text(f"\nPublished: version {model.version} serves {len(serving)} regions", style=style)
+    elif model.verdict == "PASS":
+        said = Text("\n".join(["", "Published; its rollout:", *rollout_lines(settings)]), style=style)
     else:
         said = Text(f"\nNot published: the gate says {model.verdict} of version {model.version}\n", style=style)
         said.append("\n".join(f"  {reason}" for reason in model.reasons), style="default")

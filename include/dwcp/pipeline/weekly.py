@@ -287,7 +287,7 @@ def publish_model(
     evaluation: Mapping[str, Any],
     gate: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write the signed bundle, verify it as a node would, and make it the champion by one atomic write.
+    """Write the signed bundle, verify it as a node would, and let it enter every region's rollout.
 
     Raises ``PublishError`` if the gate did not pass it.
     """
@@ -329,9 +329,15 @@ def verify_published(settings: Settings, *, published: Mapping[str, Any]) -> dic
     key = load_signer(settings).public_key
     channel = read_channel(settings.channel_path, key, min_serial=int(published["serial"]))
     served = {state.champion for state in channel.regions.values() if state.champion}
-    for version in sorted(served):
+    challengers = {state.challenger for state in channel.regions.values() if state.challenger}
+    for version in sorted(served | challengers):
         verify_bundle(bundle_path(settings.bundle_dir, version), key, version=version, digest=channel.bundles[version])
-    return {"serial": channel.serial, "serving": sorted(served), "regions": len(channel.regions)}
+    return {
+        "serial": channel.serial,
+        "serving": sorted(served),
+        "challenging": sorted(challengers),
+        "regions": len(channel.regions),
+    }
 
 
 def watch_field(settings: Settings, *, run_id: str, start: str, end: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from dwcp.release.channel import published_channel, sync_channel
 from dwcp.release.registry import RegionState, RegistryError, connect, find_version, region_states
 from dwcp.release.signing import PublicKey, load_signer
 from dwcp.release.states import FULL, NONE, REGISTERED, RETIRED, ROLLED_BACK, SHADOW
+from dwcp.release.targets import keep_targets
 from dwcp.release.transitions import (
     Place,
     Places,
@@ -213,6 +214,16 @@ def rollback(
     return announce(settings, Release(serial, changes, tuple(notes)))
 
 
+def check_rollback(settings: Settings, to: str, *, region: str | Sequence[str] | None) -> list[str]:
+    """The regions that a rollback to ``to`` would look at; raises ``PublishError`` in one line if it would refuse."""
+    public_key = load_signer(settings).public_key
+    with connect(settings) as db:
+        regions = _served_regions(region, region_states(db))
+        if to not in (LAST_GOOD, RULES):
+            _require_servable(settings, db, to, public_key)
+    return regions
+
+
 def rollback_targets(settings: Settings) -> dict[str, list[str]]:
     """For each region the versions that ``last-good`` would try, in that order (bundles not yet verified)."""
     with connect(settings) as db:
@@ -239,6 +250,7 @@ def start_steps(region: str, version: str, here: Places) -> list[Step]:
 def announce(settings: Settings, release: Release) -> Release:
     """Write the document, also when nothing changed: the write may be what an earlier attempt lacked."""
     sync_channel(settings)
+    keep_targets(settings)
     for region, state in release.states.items():
         _log.info("serial %d: %s %s", release.serial, region, serves(state))
     for note in release.notes:

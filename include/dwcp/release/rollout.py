@@ -16,9 +16,9 @@ from psycopg2.extensions import connection
 
 from dwcp.contract import REGIONS
 from dwcp.release.bundle import bundle_path, verify_bundle
-from dwcp.release.channel import published_channel
+from dwcp.release.channel import Channel, published_channel
 from dwcp.release.publish import LAST_GOOD, PublishError, Release, announce, rollback, start_steps
-from dwcp.release.registry import connect, find_version, region_states
+from dwcp.release.registry import RegionState, connect, find_version, region_states
 from dwcp.release.signing import load_signer
 from dwcp.release.states import FULL, REGISTERED, RETIRED, Ladder, Move, needs_approval, next_move, soak_of
 from dwcp.release.transitions import (
@@ -103,15 +103,15 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was decided, and the release that it led to (None: nothing that nodes see changed)."""
+    """What was decided, and the release that it led to; without ``states`` nothing that nodes see changed."""
 
     decision: Decision
-    release: Release | None = None
+    release: Release
 
     @property
     def done(self) -> bool:
         """Whether anything changed."""
-        return self.release is not None and bool(self.release.states)
+        return bool(self.release.states)
 
 
 def decide(position: Position, settings: Settings, evidence: Evidence | None) -> Decision:
@@ -166,8 +166,7 @@ def advance(
     ``PublishError``, ``RegistryError`` or ``BundleError`` (its bundle does not verify) and then changes nothing.
     """
     _require(who, "a step forward")
-    signer = load_signer(settings)
-    seen = published_channel(settings.channel_path, signer.public_key)
+    seen = published_channel(settings.channel_path, load_signer(settings).public_key)
     with connect(settings) as db:
         lock(db)
         position = _look(db, _known(region))
@@ -177,26 +176,11 @@ def advance(
                 decision = _held(decision, f"{decision.version} is in {decision.origin} now: asked too late, or twice")
             elif decision.approval and not approved_by:
                 decision = _held(decision, f"the step to {decision.target} waits for a person's approval")
-        if decision.action not in ("start", "advance"):
-            # The write may be what an earlier attempt lacked.
-            return Outcome(decision, announce(settings, Release(newest_serial(db), {}, decision.reasons)))
-        name = str(decision.version)
-        verify_bundle(
-            bundle_path(settings.bundle_dir, name), signer.public_key, digest=find_version(db, name).bundle_digest
-        )
-        before = region_states(db)
-        reason = "; ".join(decision.reasons) + (f"; approved by {approved_by}" if approved_by else "")
-        serial = record(
-            db,
-            "advance",
-            who,
-            reason,
-            _steps(db, position, decision),
-            seen,
-            evidence=evidence.window if evidence else None,
-            digest=evidence.digest if evidence else None,
-        )
-        states = {name: state for name, state in region_states(db).items() if state != before.get(name)}
+        serial = newest_serial(db)
+        states: dict[str, RegionState] = {}
+        if decision.action in ("start", "advance"):
+            serial, states = _take(settings, db, position, decision, who, evidence, approved_by, seen)
+    # The write may be what an earlier attempt lacked, so it is made whatever was decided.
     return Outcome(decision, announce(settings, Release(serial, states)))
 
 
@@ -262,6 +246,33 @@ def _look(db: connection, region: str) -> Position:
     )
 
 
+def _take(
+    settings: Settings,
+    db: connection,
+    position: Position,
+    decision: Decision,
+    who: str,
+    evidence: Evidence | None,
+    approved_by: str | None,
+    seen: Channel | None,
+) -> tuple[int, dict[str, RegionState]]:
+    """Record the step; its serial, and what nodes see in the region from then on."""
+    version = str(decision.version)
+    path, digest = bundle_path(settings.bundle_dir, version), find_version(db, version).bundle_digest
+    verify_bundle(path, load_signer(settings).public_key, digest=digest)
+    serial = record(
+        db,
+        "advance",
+        who,
+        "; ".join(decision.reasons) + (f"; approved by {approved_by}" if approved_by else ""),
+        _steps(db, position, decision),
+        seen,
+        evidence=evidence.window if evidence else None,
+        digest=evidence.digest if evidence else None,
+    )
+    return serial, {position.region: region_states(db)[position.region]}
+
+
 def _steps(db: connection, position: Position, decision: Decision) -> list[Step]:
     region, version, target = position.region, str(decision.version), str(decision.target)
     if decision.action == "start":
@@ -317,4 +328,4 @@ def _in_words(span: timedelta) -> str:
     hours = span.total_seconds() / 3_600
     if hours >= 48:
         return f"{hours / 24:.1f} days"
-    return f"{hours:.1f} hours" if hours >= 1 else f"{span.total_seconds():.0f} s"
+    return f"{hours:.1f} hours" if hours > 0.1 else f"{span.total_seconds():.0f} s"

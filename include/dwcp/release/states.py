@@ -165,13 +165,22 @@ def render_states() -> str:
         "",
         "| move | from | to | ladder | forward | when |",
         "|---|---|---|---|---|---|",
-        *(
-            f"| {move.name} | `{move.origin}` | `{move.target}` | {move.ladder} | {'yes' if move.forward else ''} "
-            f"| {move.meaning or 'soak over, verdict as asked'} |"
-            for move in MOVES
-        ),
+        *_move_lines(),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _move_lines() -> list[str]:
+    """A line for moves that differ in their origin alone."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for move in MOVES:
+        key = (move.name, move.target, move.ladder, "yes" if move.forward else "", move.meaning)
+        alike.setdefault(key if move.meaning else (*key, move.origin), []).append(f"`{move.origin}`")
+    return [
+        f"| {name} | {', '.join(origins)} | `{target}` | {ladder} | {forward} "
+        f"| {meaning or 'soak over, verdict as asked'} |"
+        for (name, target, ladder, forward, meaning, *_), origins in alike.items()
+    ]
 
 
 def sql_rows() -> tuple[set[tuple[str, str, int]], set[tuple[str, str, str, str, bool]]]:
