@@ -249,18 +249,56 @@ def test_a_wrong_password_gets_nothing(airflow: AirflowClient) -> None:
     assert refused.value.status == 401
 
 
-def test_a_rollback_takes_the_published_model_back_by_a_higher_serial(site: AirflowSite, refused) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"region": "mars"}, {"region": None}, {"reason": ""}, {"reason": "     "}, {"to": "v1; drop"}]
+)
+def test_a_rollback_form_with_a_wrong_value_is_refused_before_a_run_exists(
+    airflow: AirflowClient, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(AirflowError) as refused:
+        airflow.trigger(ROLLBACK, {"region": "all", "reason": "the test says so", **wrong})
+    assert refused.value.status == 400
+
+
+def test_a_rollback_by_the_form_takes_the_published_model_back_while_a_backfill_runs(
+    airflow: AirflowClient, site: AirflowSite, refused
+) -> None:
+    """Pressed twice, with another run in progress: one higher serial, and the log says who and why."""
     from dwcp.release.channel import read_channel
+    from dwcp.release.registry import read_log
     from dwcp.release.signing import load_public_key, public_key_path
 
-    done = subprocess.run(
-        dwcp("rollback", "--reason", "the test says so"), env=environment(site), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("serial 2\n")
+    backfill = airflow.trigger(BACKFILL, {**BACKFILLED, "dry_run": False})
+    form = {"region": "all", "reason": "the test says so"}
+    pressed = [airflow.trigger(ROLLBACK, form) for _ in range(2)]
+    for run_id in pressed:
+        assert airflow.wait(ROLLBACK, run_id, timeout_s=300) == "success", why(airflow, ROLLBACK, run_id)
     channel = read_channel(site.settings.channel_path, load_public_key(public_key_path(site.settings)), min_serial=2)
     # No older version was ever published here: what is left are the rules.
-    assert {state.champion for state in channel.regions.values()} == {None}
+    assert (channel.serial, {state.champion for state in channel.regions.values()}) == (2, {None})
+    newest = read_log(site.settings)[0]
+    assert (newest.action, newest.reason) == ("rollback", "the test says so")
+    assert newest.released_by.startswith(f"{USER} (")
+    assert "serial 2" in airflow.log(ROLLBACK, pressed[0], "roll_back")
+    assert airflow.wait(BACKFILL, backfill, timeout_s=300) == "success"
+
+
+def test_the_command_line_sees_the_same_rollout(site: AirflowSite, airflow: AirflowClient) -> None:
+    again = run_dwcp(site, "rollback", "--reason", "once more")
+    assert again.startswith("nothing to change; the channel stays at serial 2\n")
+    assert run_dwcp(site, "rollout", "status").splitlines() == [
+        f"{region}: rules serves; hold (the rules alone, no challenger)" for region in REGIONS
+    ]
+
+
+def test_a_staged_rollout_without_a_challenger_holds_everywhere(airflow: AirflowClient) -> None:
+    run_id = airflow.trigger(ROLLOUT, {})
+    assert airflow.wait(ROLLOUT, run_id, timeout_s=300) == "success", why(airflow, ROLLOUT, run_id)
+    states = airflow.task_states(ROLLOUT, run_id)
+    assert len(states) == 3 * len(REGIONS)
+    assert airflow.xcom(ROLLOUT, run_id, "region.move_region", map_index=0)["line"] == (
+        f"{REGIONS[0]}: hold (the rules alone, no challenger)"
+    )
 
 
 def test_nothing_outlives_a_site_that_was_killed_and_the_next_one_starts_and_stops(ui, site: AirflowSite) -> None:
@@ -289,6 +327,12 @@ def test_nothing_outlives_a_site_that_was_killed_and_the_next_one_starts_and_sto
 
 def dwcp(*arguments: str) -> list[str]:
     return [sys.executable, "-c", "from dwcp.cli import run; run()", *arguments]
+
+
+def run_dwcp(site: AirflowSite, *arguments: str) -> str:
+    done = subprocess.run(dwcp(*arguments), env=environment(site), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def environment(site: AirflowSite) -> dict[str, str]:
