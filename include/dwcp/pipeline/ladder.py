@@ -44,7 +44,7 @@ def run_ladder(
     """Climb the ladder and write ``to`` (Markdown), the page with its plots, and the figures as JSON.
 
     The rows are those that the last registered run (or ``run_id``) was trained and judged on, read from the warehouse;
-    or a Parquet file as ``dwcp export window`` writes it. The Markdown then begins with that run's gate; a file has none.
+    or a Parquet file as ``dwcp export window`` writes it. The Markdown begins with that run's gate; a file has none.
     ``ceilings`` is JSON with what is known of the labels' repeatability, such as the library's manifest. Raises
     ``ValueError`` if there is no such run, or a file holds something else.
     """
