@@ -35,6 +35,10 @@ ui: env ## Start Airflow on loopback with a login, ready for a weekly run by han
 bench: env influxd ## Measure each step beside the naive way and write docs/benchmarks.md
 	@$(RUN)/python tools/bench.py
 
+.PHONY: bench-go
+bench-go: env ## Time a decision from Go in each form beside naive ways and write docs/benchmarks_go.md (needs Go and gcc)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN)/python tools/bench_go.py
+
 .PHONY: parity
 parity: env ## Hold each exported form of the last run against what was trained, and time it beside the naive ways
 	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN)/dwcp parity
