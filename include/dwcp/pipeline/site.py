@@ -14,7 +14,7 @@ ROLES = ("owner", "loader", "reader", "registry")
 def local_settings(settings: Settings | None = None) -> Settings:
     """``settings`` with every missing DSN pointing at the embedded Postgres, started and migrated if it is not yet.
 
-    A setting that names a real server is left alone; its database is the operator's to migrate (``dwcp db migrate``).
+    A setting that names a real server is left alone; its database is the operator's to migrate (``dwcp migrate``).
     """
     settings = settings or Settings()
     missing = [role for role in ROLES if getattr(settings, f"{role}_dsn") is None]
