@@ -7,21 +7,21 @@ imported at the first request.
 from __future__ import annotations
 
 import html
-from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-PREFIX = "/dwcp"
+from dwcp.console.web import HEADERS, LazyApp
+
+PREFIX = "/dwcp/reports"
 KINDS = {".html": "text/html", ".svg": "image/svg+xml", ".png": "image/png", ".json": "application/json"}
 # A report is data: no script in it ever runs, and it reaches nothing outside itself. Its links may open other pages.
-HEADERS = {
+REPORT_HEADERS = {
+    **HEADERS,
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src 'self' data:; font-src data:; "
     "frame-ancestors 'self'; sandbox allow-popups allow-popups-to-escape-sandbox allow-same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
 }
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif }
@@ -43,7 +43,7 @@ def index_page(root: Path) -> str:
     """All HTML reports below ``root``, the newest first."""
     found = sorted(root.rglob("*.html"), key=lambda path: path.stat().st_mtime, reverse=True) if root.is_dir() else []
     rows = "".join(
-        f'<tr><td><a target="_blank" href="{html.escape(str(path.relative_to(root)))}">'
+        f'<tr><td><a href="{html.escape(str(path.relative_to(root)))}">'
         f"{html.escape(str(path.relative_to(root)))}</a></td>"
         f"<td>{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC</td></tr>"
         for path in found
@@ -67,49 +67,37 @@ def build_app(reports_dir: Path) -> Any:
     may_see = [Depends(requires_access_view(AccessView.WEBSITE))]
     app = FastAPI(title="DWCP reports", dependencies=may_see, docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/reports/", response_model=None)
+    @app.get("/", response_model=None)
     def index() -> object:
-        return HTMLResponse(index_page(reports_dir), headers=HEADERS)
+        return HTMLResponse(index_page(reports_dir), headers=REPORT_HEADERS)
 
-    @app.get("/reports/{name:path}", response_model=None)
+    @app.get("/{name:path}", response_model=None)
     def report(name: str) -> object:
         path = find_report(reports_dir, name)
         if path is None:
             raise HTTPException(404, f"no report {name}: its run may not have come so far, or it was cleaned away")
-        return FileResponse(path, media_type=KINDS[path.suffix], headers=HEADERS)
+        return FileResponse(path, media_type=KINDS[path.suffix], headers=REPORT_HEADERS)
 
     return app
 
 
-class LazyApp:
-    """An ASGI app that is built when the first request comes."""
+def _of_this_installation() -> Any:
+    from dwcp.settings import Settings
 
-    def __init__(self) -> None:
-        self._app: Any = None
-
-    async def __call__(
-        self,
-        scope: MutableMapping[str, Any],
-        receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
-        send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
-    ) -> None:
-        """Hand the request to the app."""
-        if self._app is None:
-            from dwcp.settings import Settings
-
-            self._app = build_app(Settings().reports_dir)
-        await self._app(scope, receive, send)
+    return build_app(Settings().reports_dir)
 
 
 class DwcpReports(AirflowPlugin):  # type: ignore[misc]
     """Mounts the reports under ``/dwcp/reports/`` and puts their index into the navigation."""
 
     name = "dwcp_reports"
-    fastapi_apps = [{"app": LazyApp(), "url_prefix": PREFIX, "name": "DWCP reports"}]  # noqa: RUF012
+    fastapi_apps = [  # noqa: RUF012
+        {"app": LazyApp(_of_this_installation), "url_prefix": PREFIX, "name": "DWCP reports"}
+    ]
     external_views = [  # noqa: RUF012
         {
             "name": "DWCP reports",
-            "href": f"{PREFIX}/reports/",
+            "href": f"{PREFIX}/",
             "destination": "nav",
             "category": "browse",
             "url_route": "dwcp-reports",

@@ -8,15 +8,8 @@ import pytest
 
 
 @pytest.fixture
-def plugin(airflow_home: Path):
-    import importlib.util
-
-    from fixtures_airflow import REPOSITORY
-
-    spec = importlib.util.spec_from_file_location("dwcp_reports", REPOSITORY / "plugins" / "dwcp_reports.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def plugin(load_plugin):
+    return load_plugin("dwcp_reports")
 
 
 @pytest.fixture
@@ -53,7 +46,7 @@ def test_without_a_login_nothing_is_served(plugin, reports: Path) -> None:
     from fastapi.testclient import TestClient
 
     client = TestClient(plugin.build_app(reports))
-    for path in ("/reports/", "/reports/quality/a%3Cb%3E.html", "/reports/nothing.html"):
+    for path in ("/", "/quality/a%3Cb%3E.html", "/nothing.html"):
         assert client.get(path).status_code == 401, path
 
 
@@ -66,11 +59,11 @@ def test_with_a_login_pages_come_without_script_and_only_by_get(plugin, reports:
         app.dependency_overrides[route.dependency] = lambda: None
     app.dependency_overrides[get_user] = lambda: object()
     client = TestClient(app)
-    answer = client.get("/reports/quality/a%3Cb%3E.html")
+    answer = client.get("/quality/a%3Cb%3E.html")
     assert (answer.status_code, answer.text) == (200, "<p>fine</p>")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "script" not in answer.headers["content-security-policy"]
     assert answer.headers["content-type"].startswith("text/html")
-    assert client.get("/reports/").status_code == 200
-    assert client.get("/reports/%2e%2e/outside.html").status_code == 404
-    assert client.put("/reports/quality/x.html", content="x").status_code == 405
+    assert client.get("/").status_code == 200
+    assert client.get("/%2e%2e/outside.html").status_code == 404
+    assert client.put("/quality/x.html", content="x").status_code == 405

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dwcp.release.intervals import Interval
-
 if TYPE_CHECKING:
     from dwcp.release.gate import Line
+    from dwcp.release.intervals import Interval
 
 NOTHING = "–"
 
