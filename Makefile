@@ -57,6 +57,7 @@ generate: env ## Write the files that derive from code; tests fail while one is 
 	@$(RUN)/python tools/go_testdata.py
 	@$(RUN)/dwcp dictionary > docs/data_dictionary.md
 	@$(RUN)/dwcp rollout states > docs/rollout_states.md
+	@$(RUN)/dwcp watch policy > docs/watch_policy.md
 	@$(RUN)/python tools/dag_docs.py
 
 EXPORT := --locked --no-dev --no-emit-project --no-header --format requirements-txt --quiet

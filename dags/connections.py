@@ -14,11 +14,12 @@ def settings_from_connections() -> Settings:
     """The process's settings with the connections that Airflow knows.
 
     Postgres from ``dwcp_loader``, ``dwcp_reader`` and ``dwcp_registry``; InfluxDB from the HTTP connection
-    ``dwcp_influxdb`` (password: token; extra ``org``). What Airflow does not know comes from ``DWCP_*``.
+    ``dwcp_influxdb`` (password: token; extra ``org``), the webhook from ``dwcp_webhook`` (password: its whole address,
+    which is a secret; extra ``routing_key`` for PagerDuty). What Airflow does not know comes from ``DWCP_*``.
     """
     from dwcp.settings import Settings
 
-    return Settings(**_postgres(), **_influxdb())
+    return Settings(**_postgres(), **_influxdb(), **_webhook())
 
 
 def _postgres() -> dict[str, Any]:
@@ -47,3 +48,14 @@ def _influxdb() -> dict[str, Any]:
         "influx_token": known.password or "",
         "influx_org": known.extra_dejson.get("org", "dwcp"),
     }
+
+
+def _webhook() -> dict[str, Any]:
+    from airflow.sdk import Connection
+
+    try:
+        known = Connection.get("dwcp_webhook")
+    except AirflowNotFoundException:
+        return {}
+    key = known.extra_dejson.get("routing_key")
+    return {"notify_webhook": known.password, **({"notify_routing_key": key} if key else {})}

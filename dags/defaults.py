@@ -1,4 +1,4 @@
-"""What every task has unless its DAG says otherwise: retries and what is not worth one, limits, and pools."""
+"""What every task has unless its DAG says otherwise: retries and what is not worth one, limits, pools, and notices."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+
+from notifier import TellFailure, TellNotices
 
 NO_USE_RETRYING = ExceptionRetryPolicy(
     [
@@ -30,6 +32,8 @@ DAG_DEFAULT_ARGS: dict[str, Any] = {
     "retry_policy": NO_USE_RETRYING,
     "execution_timeout": timedelta(minutes=30),
     "pool": "dwcp_light",
+    "on_success_callback": TellNotices(),
+    "on_failure_callback": TellFailure(),
 }
 LOAD: dict[str, Any] = {"pool": "dwcp_load", "execution_timeout": timedelta(hours=1)}
 TRAIN: dict[str, Any] = {"pool": "dwcp_train", "execution_timeout": timedelta(hours=4)}

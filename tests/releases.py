@@ -18,7 +18,7 @@ from dwcp.release.bundle import Bundle, write_bundle
 from dwcp.release.registry import ModelVersion, register
 from dwcp.release.signing import load_signer
 from dwcp.settings import Settings
-from dwcp.watch.drift import profile_of
+from dwcp.watch.profile import profile_of
 from dwcp.window import Window
 
 NAMES = tuple(feature.name for feature in FEATURES)
@@ -113,7 +113,10 @@ def settings_for(home: Path, warehouse: object, **chosen: object) -> Settings:
 
 def clear(warehouse: object) -> None:
     """Empty the registry of a database that tests share; only its owner can, by lifting what makes it append-only."""
-    tables = ("model_versions", "releases", "rollout_transitions", "rollout_pauses", "watch_observations")
+    tables = (
+        *("model_versions", "releases", "rollout_transitions", "rollout_pauses"),
+        *("watch_observations", "field_figures"),
+    )
     with psycopg2.connect(warehouse.owner_dsn) as db, db.cursor() as cursor:  # type: ignore[attr-defined]
         for table in tables:
             cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER USER")

@@ -26,17 +26,18 @@ _seconds = count(1)
 
 def look(settings: Settings, version: str, action: Action, *, regions: Sequence[str] = REGIONS) -> None:
     """The watch looked at the version until now and found that ``action`` is due."""
-    measurement = {"accuracy": 0.99 if action == "none" else 0.5, "rows": 1_000}
+    measurement, verdict = {"rows": 1_000}, "PASS" if action == "none" else "FAIL"
     reasons = ["all within the limits" if action == "none" else "realised accuracy 50.00% is below 95%"]
     with connect(settings) as db, db.cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO watch_observations (window_start, window_end, version, regions, measurement, action, reasons)
-            VALUES (now() - interval '7 days', now() + %s, %s, %s, %s, %s, %s)
+            INSERT INTO watch_observations (window_start, window_end, version, regions, measurement, action, reasons,
+                                            verdict)
+            VALUES (now() - interval '7 days', now() + %s, %s, %s, %s, %s, %s, %s)
             """,
             (
                 timedelta(microseconds=next(_seconds)),
-                *(version, list(regions), Json(measurement), action, Json(reasons)),
+                *(version, list(regions), Json(measurement), action, Json(reasons), verdict),
             ),
         )
 

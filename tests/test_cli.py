@@ -16,7 +16,7 @@ from transfers import START, archive_transfers, make_transfers
 
 COMMANDS = {
     "demo", "weekly", "summary", "evaluation", "parity", "ladder", "weeks", "fleet", "backfill", "export", "dictionary",
-    "models", "tune", "channel", "rollback", "rollout", "ui", "migrate", "psql", "stop",
+    "models", "tune", "channel", "rollback", "rollout", "watch", "ui", "migrate", "psql", "stop",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import typer
 from dwcp.contract import FEATURE_SET_DIGEST, REGIONS
 from dwcp.fleet.cli import app as fleet_app
 from dwcp.pipeline.rollout_cli import app as rollout_app
+from dwcp.pipeline.watch_cli import app as watch_app
 from dwcp.settings import Settings
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.add_typer(
 app.add_typer(
     rollout_app, name="rollout", help="See, advance, pause or resume the staged rollout.", rich_help_panel=MODEL
 )
+app.add_typer(watch_app, name="watch", help="Look at models in the field, and at the policy.", rich_help_panel=MODEL)
 
 Start = Annotated[str, typer.Option(help="First day, as 2026-10-26; UTC.")]
 End = Annotated[str, typer.Option(help="Day after the last, as 2026-11-02; UTC.")]

@@ -90,10 +90,34 @@ class Settings(BaseSettings):
 
     # -- watch (seed §8.3, §9.2) --
     watch_rollback_accuracy: float = Field(0.95, ge=0, le=1)
-    watch_rollback_throughput_drop: float = Field(0.05, ge=0, le=1)
+    watch_rollback_throughput_drop: float = Field(0.05, gt=0, le=1)
     watch_retrain_accuracy_drop: float = Field(0.03, ge=0, le=1)
+    watch_suboptimal: float = Field(0.05, ge=0, le=1, description="§8.3's false positives: choices that lost over 1 %")
+    watch_overhead: float = Field(0.02, ge=0, le=1, description="looking and deciding, as a share of time, and of CPU")
+    watch_latency_p99_ms: float = Field(15.0, gt=0)
     watch_drift_psi: float = Field(0.25, description="population stability index from which a feature has drifted")
+    watch_drift_distance: float = Field(0.1, description="Wasserstein's or Jensen and Shannon's, 0 to 1")
+    watch_quality_drop: float = Field(0.05, ge=0, le=1, description="rows that went bad, or without a prediction")
     watch_min_rows: int = Field(500, ge=0, description="fewer fully measured rows: say so and do nothing")
+    watch_min_arm_rows: int = Field(200, ge=0, description="fewer canary or control rows cannot be compared")
+    watch_alpha: float = Field(
+        0.01, gt=0, lt=1, description="chance that one rule ever acts wrongly on a version in a region"
+    )
+    watch_evidence: timedelta = Field(timedelta(days=14), gt=timedelta(0), description="how far back evidence reaches")
+    watch_recent: timedelta = Field(timedelta(days=3), gt=timedelta(0), description="what is looked at for drift")
+    watch_drift_persists: timedelta = Field(
+        timedelta(days=7), gt=timedelta(0), description="drift that stays so long asks for retraining"
+    )
+    watch_cooldown: timedelta = Field(
+        timedelta(hours=24), ge=timedelta(0), description="between two acts of one kind in a region; no flapping"
+    )
+    watch_retrain_cooldown: timedelta = Field(timedelta(days=7), ge=timedelta(0))
+    watch_stale_after: timedelta = Field(
+        timedelta(hours=36), gt=timedelta(0), description="an older look is no verdict for the rollout"
+    )
+    watch_cron: str = Field("10 * * * *", description="ten minutes past the hour, so that its last rows have arrived")
+    notify_webhook: SecretStr | None = Field(None, description="where one line goes when something was done")
+    notify_routing_key: SecretStr | None = Field(None, description="PagerDuty's, if the webhook is PagerDuty's")
 
     # -- rollout (seed §9.1) --
     rollout_immediate: bool = Field(

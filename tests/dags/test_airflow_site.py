@@ -29,7 +29,7 @@ from gates import LENIENT
 
 pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
 WEEKLY, BACKFILL = "dwcp_weekly_retraining", "dwcp_manual_backfill"
-ROLLOUT, ROLLBACK = "dwcp_staged_rollout", "dwcp_manual_rollback"
+ROLLOUT, ROLLBACK, WATCH = "dwcp_staged_rollout", "dwcp_manual_rollback", "dwcp_drift_watch"
 BACKFILLED = {"start": "2026-08-03", "end": "2026-08-06"}
 FIRST = {"start": "2026-08-06", "end": "2026-08-09"}
 SECOND = {"start": "2026-08-09", "end": "2026-08-10"}
@@ -111,7 +111,7 @@ def refused(airflow: AirflowClient, published: str) -> str:
 
 def test_the_components_are_healthy_and_have_read_both_dags(airflow: AirflowClient) -> None:
     assert {name: state for name, state in airflow.health().items() if state != "healthy"} == {}
-    assert airflow.dag_ids() == [BACKFILL, ROLLBACK, ROLLOUT, WEEKLY]
+    assert airflow.dag_ids() == [WATCH, BACKFILL, ROLLBACK, ROLLOUT, WEEKLY]
     assert airflow.import_errors() == []
 
 
@@ -199,6 +199,36 @@ def test_the_reports_open_from_the_run_and_only_with_a_login(airflow: AirflowCli
         assert status == 200
         assert "<html" in page
         assert airflow.page(link, signed_in=False)[0] == 401
+
+
+def test_the_console_opens_inside_airflow_and_leads_to_the_rollback_form(
+    airflow: AirflowClient, site: AirflowSite, published: str, browser
+) -> None:
+    """As on-call: sign in, read the sentence in Airflow's frame, leave the frame for the form; nothing from outside."""
+    assert airflow.page("/dwcp/console/")[0] == 200
+    assert airflow.page("/dwcp/console/", signed_in=False)[0] == 401
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    asked: list[str] = []
+    context.on("request", lambda request: asked.append(request.url))
+    try:
+        page = context.new_page()
+        page.set_default_timeout(1e3 * PATIENCE_S)
+        page.goto(f"{site.url}/plugin/dwcp-console")
+        page.fill("input[name=username]", USER)
+        page.fill("input[name=password]", site.password)
+        page.keyboard.press("Enter")
+        console = page.frame_locator("iframe").first
+        assert console.get_by_role("status").inner_text().startswith("Nothing is")
+        assert airflow.xcom(WEEKLY, published, "apply_gate")["version"] in console.locator("tbody").first.inner_text()
+        if pictures := os.environ.get("DWCP_SCREENSHOTS"):
+            page.screenshot(path=f"{pictures}/console-in-airflow.png")
+        console.get_by_role("link", name="Roll back …").click()
+        page.wait_for_url(f"**/dags/{ROLLBACK}")
+        page.get_by_role("button", name="Trigger").first.click()
+        page.get_by_text("What you saw, in a few words; kept in the release log.").wait_for()
+    finally:
+        context.close()
+    assert [url for url in asked if not url.startswith((f"{site.url}/", "data:", "blob:"))] == []
 
 
 def test_what_passes_between_tasks_is_small_and_holds_no_secret(airflow: AirflowClient, site, published) -> None:

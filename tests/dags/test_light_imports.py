@@ -20,12 +20,13 @@ FILES = sorted([*(REPOSITORY / "dags").rglob("*.py"), *(REPOSITORY / "plugins").
 
 DAG_FILES = {
     "dwcp_weekly_retraining.py", "dwcp_manual_backfill.py", "dwcp_staged_rollout.py", "dwcp_manual_rollback.py",
+    "dwcp_drift_watch.py",
 }  # fmt: skip
 
 
 def test_there_are_files_to_look_at() -> None:
-    helpers = {"wiring.py", "connections.py", "reports.py", "approval.py", "defaults.py"}
-    assert {path.name for path in FILES} == {*DAG_FILES, *helpers, "dwcp_reports.py"}
+    helpers = {"wiring.py", "connections.py", "reports.py", "approval.py", "defaults.py", "notifier.py"}
+    assert {path.name for path in FILES} == {*DAG_FILES, *helpers, "dwcp_console.py", "dwcp_reports.py"}
 
 
 def test_airflow_reads_the_dags_and_no_helper(airflow_home: Path) -> None:

@@ -6,20 +6,21 @@ from datetime import timedelta
 
 from dwcp.airflow_services import POOLS
 
-TAGS = {"dwcp", "training", "weekly", "backfill", "manual", "rollout", "rollback"}
+TAGS = {"dwcp", "training", "weekly", "backfill", "manual", "rollout", "rollback", "watch"}
 
 
 def test_the_dags_are_seen(dags) -> None:
     assert {dag_id: len(dag.tasks) for dag_id, dag in dags.items()} == {
         "dwcp_manual_backfill": 4,
         "dwcp_manual_rollback": 2,
+        "dwcp_drift_watch": 6,
         "dwcp_staged_rollout": 3,
         "dwcp_weekly_retraining": 14,
     }
 
 
 def test_every_dag_says_what_it_is_and_runs_once_at_a_time(dags) -> None:
-    assert len(dags) == 4
+    assert len(dags) == 5
     for dag in dags.values():
         assert dag.tags, dag.dag_id
         assert dag.tags <= TAGS, f"{dag.dag_id}: unknown tags {dag.tags - TAGS}"
@@ -36,7 +37,7 @@ def test_every_dag_says_what_it_is_and_runs_once_at_a_time(dags) -> None:
 
 def test_every_task_has_owner_pool_retries_and_a_timeout(dags) -> None:
     tasks = [task for dag in dags.values() for task in dag.tasks]
-    assert len(tasks) == 23
+    assert len(tasks) == 29
     for task in tasks:
         assert task.owner == "dwcp-ml", task.task_id
         assert task.pool in POOLS, task.task_id
@@ -49,7 +50,7 @@ def test_every_task_has_owner_pool_retries_and_a_timeout(dags) -> None:
 
 def test_every_param_explains_itself(dags) -> None:
     params = [(dag, name) for dag in dags.values() for name in dag.params]
-    assert len(params) == 2 + 7 + 3
+    assert len(params) == 2 + 7 + 3 + 1
     for dag, name in params:
         param = dag.params.get_param(name)
         assert param.schema.get("title"), name

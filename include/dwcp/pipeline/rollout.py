@@ -56,7 +56,7 @@ def move_region(
         release = revert(
             settings, region, who=run_id, reason=f"FAIL: {why}", version=decision.version, evidence=evidence
         )
-        line, serial = str(decision), release.serial
+        line, serial, done = str(decision), release.serial, bool(release.states)
     else:
         outcome = advance(
             settings,
@@ -67,12 +67,13 @@ def move_region(
             target=judged["target"],
             approved_by=approved_by(approval),
         )
-        line, serial = str(outcome.decision), outcome.release.serial
+        line, serial, done = str(outcome.decision), outcome.release.serial, outcome.done
         if refused:
             # Airflow does not skip what follows a refusal inside a mapped group, so it comes to here and holds.
             line += f": {_person(approval)} said no; the next run asks again"
     log.warning("%s", line)
-    return {"region": region, "line": line, "serial": serial}
+    look = f"{line} → serial {serial}; look at rollout_transitions and field_verdicts, {region}"
+    return {"region": region, "line": line, "serial": serial, "notices": [look] if done else []}
 
 
 def approved_by(approval: Mapping[str, Any] | None) -> str | None:
@@ -110,4 +111,12 @@ def roll_back(settings: Settings, *, who: str, plan: Mapping[str, Any]) -> dict[
     )
     for line in str(release).splitlines():
         log.warning("%s", line.strip())
-    return {"serial": release.serial, "changed": release.changed, "notes": list(release.notes)}
+    said = " | ".join(line.strip() for line in str(release).splitlines())
+    return {
+        "serial": release.serial,
+        "changed": release.changed,
+        "notes": list(release.notes),
+        "notices": [f"{who} rolled back ({plan['reason']}) → {said}; look at rollout_transitions"]
+        if release.states
+        else [],
+    }

@@ -231,9 +231,7 @@ def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str
     from dwcp.release.evaluate import Evaluation
     from dwcp.release.gate import judge
     from dwcp.release.registry import ModelVersion, code_digest, lock_digest, register, settings_digest
-    from dwcp.training.dataset import TRAIN
     from dwcp.training.ensemble import Ensemble
-    from dwcp.watch.drift import profile_of
 
     store = _store(settings)
     judged = Evaluation.from_json(store.get(evaluation["evaluation"]))
@@ -266,7 +264,7 @@ def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str
             },
             verdict=verdict.status.value,
             reasons=verdict.reasons,
-            training_profile=profile_of(data.only(TRAIN).features, data.feature_names),
+            training_profile=_profile(settings, data, dataset, store.get(exported["forms"]["model.onnx"])),
             accuracy=figures["accuracy"],
             throughput_mbps=figures["throughput_mbps"],
             parent_champion=_champion_version(settings),
@@ -341,10 +339,11 @@ def verify_published(settings: Settings, *, published: Mapping[str, Any]) -> dic
 
 
 def watch_field(settings: Settings, *, run_id: str, start: str, end: str) -> dict[str, Any]:
-    """What each serving champion did in the window, measured, judged by the policy table and stored."""
+    """What each version with a say did until the window's end, measured, judged by the policy table and stored."""
+    from dwcp.pipeline.watch import evidence_until
     from dwcp.watch.observe import get_observation, observe
 
-    found = [get_observation(settings, number) for number in observe(settings, Window.parse(start, end))]
+    found = [get_observation(settings, number) for number in observe(settings, evidence_until(settings, end))]
     return {
         "observations": [one.id for one in found],
         "actions": [one.action for one in found],
@@ -353,13 +352,10 @@ def watch_field(settings: Settings, *, run_id: str, start: str, end: str) -> dic
 
 
 def act_on_field(settings: Settings, *, run_id: str, observed: Mapping[str, Any]) -> dict[str, Any]:
-    """Do what the observations ask for, once: roll back, or say what was flagged and do nothing."""
-    from dwcp.watch.act import act
+    """Do what the observations ask for, once, as the hourly watch does."""
+    from dwcp.pipeline.watch import act_in_region
 
-    lines = [act(settings, number).line for number in observed["observations"]]
-    for line in lines:
-        log.warning("%s: %s", run_id, line)
-    return {"lines": lines or list(observed["reasons"])}
+    return act_in_region(settings, looked=observed)
 
 
 def run_weekly(settings: Settings, *, run_id: str, start: str, end: str, source: str | None = None) -> dict[str, Any]:
@@ -421,6 +417,32 @@ def _split(dataset: Dataset, split: str, settings: Settings) -> Dataset:
     from dwcp.training.split import split_at_random, split_by_time
 
     return (split_by_time if split == "time" else split_at_random)(dataset, settings)
+
+
+def _profile(settings: Settings, data: Dataset, dataset: Mapping[str, str], model: bytes) -> dict[str, object]:
+    """What the watch will compare the field with: training rows, the model's word on others, rows that went bad."""
+    from dwcp.export.runtime import OnnxModel
+    from dwcp.release.registry import connect
+    from dwcp.training.dataset import TEST, TRAIN
+    from dwcp.watch.profile import predictions_of, profile_of
+
+    learned, unseen = data.only(TRAIN), data.only(TEST)
+    said = OnnxModel(model).predict(unseen.features)[1]
+    window = Window.parse(dataset["start"], dataset["end"])
+    with connect(settings) as db, db.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT region, sum(rows_quarantined)::FLOAT / sum(rows_read) FROM ingestion_windows
+            WHERE day >= %s AND day < %s GROUP BY region HAVING sum(rows_read) > 0
+            """,
+            (window.start.date(), window.end.date()),
+        )
+        quarantined = dict(cursor.fetchall())
+    return {
+        **profile_of(learned.features, data.feature_names, labels=learned.labels, objects=learned.object_id),
+        "predictions": predictions_of(said, unseen.features, data.feature_names, unseen.object_id),
+        "quarantined": quarantined,
+    }
 
 
 def _champion_version(settings: Settings) -> str | None:

@@ -29,7 +29,7 @@ _PACKAGE = Path(__file__).parents[1]
 _NOT_IN_A_VERSION = (
     # Where things are and when they run, secrets, and the thresholds that judge a finished model.
     *("home", "owner_", "loader_", "reader_", "registry_", "influx_", "source", "signing_"),
-    *("gate_", "watch_", "rollout_", "bootstrap_", "weekly_", "backfill_", "max_clock_"),
+    *("gate_", "watch_", "notify_", "rollout_", "bootstrap_", "weekly_", "backfill_", "max_clock_"),
 )
 
 
@@ -42,7 +42,7 @@ class ModelVersion:
     """What a training run registers. ``artifacts`` maps a name (``model.onnx``) to its ``dwcp.store`` reference.
 
     ``accuracy`` (fraction) and ``throughput_mbps`` (Σ bytes ÷ Σ time of the executed choice) are those of the held-out
-    split; with ``training_profile`` (``watch.drift.profile_of`` of the training features) they are what the watch
+    split; with ``training_profile`` (``watch.profile.profile_of`` of the training features) they are what the watch
     compares the field with. ``metrics`` is anything that is JSON.
     """
 

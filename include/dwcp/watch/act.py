@@ -1,21 +1,25 @@
-"""Do what a stored observation decided: roll back through ``release.publish``; the rest is for people and the DAG."""
+"""Do what a stored observation decided: take back through ``release.publish``; the rest is for people and the DAG."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dwcp.release.publish import LAST_GOOD, Release, rollback
+from dwcp.release.publish import LAST_GOOD, Release, rollback, serves
 from dwcp.release.registry import connect
 from dwcp.settings import Settings
 from dwcp.watch.decide import Action
 from dwcp.watch.observe import Observation, get_observation
+from dwcp.watch.verdict import digest_in
 
 WHO = "watch"
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """``release`` is what a rollback came to, None if none was asked for; ``line`` says it all to a tired person."""
+    """``release`` is what a rollback came to, None if none was asked for.
+
+    ``line`` says it all to a tired person: what happened, what was done, what to look at.
+    """
 
     observation: Observation
     action: Action
@@ -26,14 +30,20 @@ class Outcome:
 def act(settings: Settings, observation_id: int) -> Outcome:
     """Carry out the observation's decision, once however often it is called.
 
-    A rollback touches only the regions that were measured and only while the judged version still serves them; rows
-    that have led to a rollback lead to no second one. Raises what ``publish.rollback`` raises.
+    What is taken back is the judged version, only in the regions that were measured and only while it has a say there;
+    rows that have led to a rollback lead to no second one. Raises what ``publish.rollback`` raises.
     """
     seen = get_observation(settings, observation_id)
-    place = f"{seen.version} in {', '.join(seen.regions)}"
-    reasons = "; ".join(seen.reasons)
+    place = f"{', '.join(seen.regions)}: {seen.version}"
+    reasons = "; ".join(seen.reasons) or "nothing to say"
+    look = f"look at field_verdicts, {seen.version}, {seen.window.end:%Y-%m-%d %H:%M} UTC"
+    if seen.action == "none":
+        return Outcome(seen, "none", None, f"{place}: nothing to do ({reasons})")
     if seen.action != "rollback":
-        return Outcome(seen, seen.action, None, f"{place}: {seen.action} ({reasons})")
+        done = "asked for retraining" if seen.action == "retrain" else "nothing was changed"
+        return Outcome(seen, seen.action, None, f"{place}: {seen.action}: {reasons} → {done}; {look}")
+    with connect(settings) as db:
+        digest = digest_in(db, seen.regions[0], seen.version, seen.window.end)
     release = rollback(
         settings,
         LAST_GOOD,
@@ -42,10 +52,12 @@ def act(settings: Settings, observation_id: int) -> Outcome:
         region=seen.regions,
         away_from=seen.version,
         evidence=seen.window,
+        digest=digest,
     )
-    if not release.changed:
+    if not release.states:
         return Outcome(seen, "none", release, f"{place}: no rollback now ({'; '.join(release.notes)})")
     with connect(settings) as db, db.cursor() as cursor:
         cursor.execute("UPDATE watch_observations SET serial = %s WHERE id = %s", (release.serial, seen.id))
-    now = ", ".join(f"{region} → {version or 'rules'}" for region, version in release.changed.items())
-    return Outcome(seen, "rollback", release, f"{place}: rolled back with serial {release.serial}, {now} ({reasons})")
+    now = ", ".join(f"{region} {serves(state)}" for region, state in release.states.items())
+    line = f"{place}: {reasons} → rolled back with serial {release.serial}, {now}; {look}"
+    return Outcome(seen, "rollback", release, line)

@@ -1,16 +1,18 @@
-"""What really happened to the transfers that one version decided about: accuracy, regret, throughput, drift.
+"""What really happened to the transfers of one region that one version decided about.
 
 Accuracy needs counterfactuals, so it comes from fully measured rows alone, each weighted by the inverse of the
 propensity with which it was picked (Horvitz and Thompson, 1952; self-normalised); the effective sample size (Kish,
-1965) says how many equal rows the weights leave. Accuracy is judged on the logged argmax; regret and throughput on the
-executed choice, shadow rows excluded, since there the rules acted.
+1965) says how many equal rows the weights leave. Accuracy is judged on the logged argmax; regret, what was lost and
+suboptimal selections on the executed choice, shadow rows excluded, since there the rules acted. What a canary gains
+comes from ``experiment``; intervals are those of ``sequential``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -20,14 +22,19 @@ from numpy.typing import NDArray
 
 from dwcp.contract import ALGORITHMS, CANDIDATES, FEATURES
 from dwcp.label_worth import ceiling_of
+from dwcp.release.metrics import TIE_SHARE
 from dwcp.units import throughput_mbps
-from dwcp.watch.drift import psi_of
+from dwcp.watch.experiment import compare
+from dwcp.watch.sequential import Estimate, half_width, ratio, share
 from dwcp.window import Window
 
 MAX_WEIGHT = 100.0
 """Weights are clipped here: a row picked once in a million must not decide alone. Clipped rows are counted."""
 MODEL_ARMS = ("canary", "champion")
 """Arms in which the model acted."""
+EFFECT = 0.1
+"""For which an interval is tightest: wide enough to find large harm early, at a tenth more width where data abound."""
+_NS_PER_HOUR = 3_600_000_000_000
 _TIMES_MS = {
     "hde": ("hde_compression_time_ms", "hde_decompression_time_ms"),
     "amst": ("amst_compression_time_ms", "amst_decompression_time_ms"),
@@ -35,8 +42,9 @@ _TIMES_MS = {
     "zstd": ("baseline_compression_time_ms", "baseline_decompression_time_ms"),
 }
 COLUMNS = (
-    *("timestamp_ns", "region", "model_version", "rollout_arm", "predicted_compression", "optimal_compression"),
-    *("current_compression", "measurement_propensity", "measured_runs", "data_size_bytes", "actual_transfer_time_ms"),
+    *("timestamp_ns", "region", "link_type", "model_version", "rollout_arm", "rollout_bucket", "feature_set_digest"),
+    *("predicted_compression", "optimal_compression", "current_compression", "measurement_propensity", "measured_runs"),
+    *("data_size_bytes", "actual_transfer_time_ms", "total_cpu_overhead_ms", "decision_time_us", "probe_time_ms"),
     *(f"cost_{algorithm}_ms" for algorithm in ALGORITHMS),
     *(name for names in _TIMES_MS.values() for name in names),
     *(feature.column for feature in FEATURES),
@@ -45,125 +53,218 @@ COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """One version over one window, in the regions that it serves. A figure is None where no row allows it.
+class Figure:
+    """One quantity with the rows behind it. ``lower`` and ``upper`` hold at every look at once; None where unknown.
 
-    ``rows``: transfers that the version predicted; ``measured_rows``: fully measured ones with a prediction;
-    ``executed_rows``: those of them in which the model acted; ``effective_*``: Kish's effective sample sizes.
-    ``accuracy_half_width``: of the 95 % interval. ``label_ceiling``: what the labels allow, see
-    ``dwcp.label_worth``. ``mean_regret``: share of the oracle's cost.
+    ``detail`` is for people: what the figure consists of.
     """
 
+    value: float | None
+    lower: float | None = None
+    upper: float | None = None
+    rows: int = 0
+    effective_rows: float = 0.0
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One version in one region over one window.
+
+    ``role``: shadow, canary or champion. ``rows``: transfers that the version predicted; ``measured_rows``: fully
+    measured ones with a prediction; ``clipped_rows``: those of them whose weight was clipped; ``label_ceiling``: what
+    the labels allow, see ``dwcp.label_worth``; ``throughput_mbps``: Σ bytes ÷ Σ time of what the model executed.
+    """
+
+    version: str
+    role: str
     rows: int
     measured_rows: int
-    effective_rows: float
-    executed_rows: int
-    effective_executed_rows: float
     clipped_rows: int
-    accuracy: float | None
-    accuracy_half_width: float | None
     label_ceiling: float | None
-    mean_regret: float | None
     throughput_mbps: float | None
-    psi: Mapping[str, float]
+    figures: Mapping[str, Figure]
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return asdict(self) | {"psi": dict(self.psi)}
+        return asdict(self)
 
 
 def measure(
     log: pa.Table,
     version: str,
     *,
-    regions: Sequence[str],
+    region: str,
+    role: str,
     window: Window,
-    training_profile: Mapping[str, object],
     label_ceilings: Mapping[int, float],
+    alpha: float,
+    released_accuracy: float | None,
+    trained_until: datetime,
 ) -> Measurement:
-    """Measure ``version`` on ``log``, a table with at least ``COLUMNS``; rows outside window or regions are ignored.
+    """Measure ``version`` on ``log``, a table with at least ``COLUMNS``; rows outside window or region are ignored.
 
-    ``training_profile`` is what ``drift.profile_of`` gave at training.
+    ``alpha`` is the chance that an interval misses the truth at any look. Drift is measured by ``drift``.
     """
-    rows = log.filter(
-        (pc.field("model_version") == version)
-        & pc.field("region").isin(list(regions))
+    here = inside(log, region, window)
+    own = here.filter(pc.equal(here["model_version"], version))
+    measured = own.filter(pc.and_(own["optimal_compression"].is_valid(), own["predicted_compression"].is_valid()))
+    executed = measured.filter(pc.is_in(measured["rollout_arm"], pa.array(MODEL_ARMS)))
+    weights = 1 / _floats(measured, "measurement_propensity")
+    figures = {
+        **_accuracy(measured, alpha, released_accuracy),
+        **_regret(executed, alpha),
+        **_gain(here, version, alpha),
+        **_service(own, alpha),
+        "staleness_days": Figure((window.end - trained_until).total_seconds() / 86_400),
+    }
+    return Measurement(
+        version=version,
+        role=role,
+        rows=own.num_rows,
+        measured_rows=measured.num_rows,
+        clipped_rows=int((weights > MAX_WEIGHT).sum()),
+        label_ceiling=ceiling_of(_floats(measured, "measured_runs"), label_ceilings),
+        throughput_mbps=_throughput(executed),
+        figures=figures,
+    )
+
+
+def inside(log: pa.Table, region: str, window: Window) -> pa.Table:
+    """The region's rows within the window."""
+    return log.filter(
+        (pc.field("region") == region)
         & (pc.field("timestamp_ns") >= window.start_ns)
         & (pc.field("timestamp_ns") < window.end_ns)
     )
-    measured = rows.filter(pc.field("optimal_compression").is_valid() & pc.field("predicted_compression").is_valid())
-    executed = measured.filter(pc.field("rollout_arm").isin(list(MODEL_ARMS)))
-    weights, executed_weights = _weights(measured), _weights(executed)
-    accuracy, half_width = _accuracy(measured, weights)
-    return Measurement(
-        rows=rows.num_rows,
-        measured_rows=measured.num_rows,
-        effective_rows=effective_rows(weights),
-        executed_rows=executed.num_rows,
-        effective_executed_rows=effective_rows(executed_weights),
-        clipped_rows=int((1 / _floats(measured, "measurement_propensity") > MAX_WEIGHT).sum()),
-        accuracy=accuracy,
-        accuracy_half_width=half_width,
-        label_ceiling=ceiling_of(_floats(measured, "measured_runs"), label_ceilings),
-        mean_regret=_mean_regret(executed, executed_weights),
-        throughput_mbps=_throughput(executed, executed_weights),
-        psi=psi_of(training_profile, _features(rows), [feature.name for feature in FEATURES]),
-    )
 
 
-def effective_rows(weights: NDArray[np.float64]) -> float:
-    """Kish's effective sample size (Σw)² ÷ Σw²; equal weights give the number of rows exactly."""
-    if len(weights) == 0:
-        return 0.0
-    relative = weights / weights.max()
-    return float(relative.sum() ** 2 / (relative**2).sum())
+def served_features(rows: pa.Table) -> NDArray[np.float32]:
+    """Features as they were served, (rows, ``len(FEATURES)``)."""
+    return np.stack([_floats(rows, feature.column) for feature in FEATURES], axis=1).astype(np.float32)
+
+
+def buckets(rows: pa.Table) -> NDArray[np.int64]:
+    """Rollout buckets: one object of one node lies in one of them."""
+    return np.asarray(rows["rollout_bucket"].to_numpy(zero_copy_only=False), np.int64)
+
+
+def _accuracy(rows: pa.Table, alpha: float, released: float | None) -> dict[str, Figure]:
+    right = _strings(rows, "predicted_compression") == _strings(rows, "optimal_compression")
+    found = _share(share(right, _weights(rows), buckets(rows)), alpha)
+    drop = Figure(None, rows=found.rows, effective_rows=found.effective_rows)
+    if released is not None and found.value is not None:
+        bounds = (None, None) if found.lower is None or found.upper is None else (found.upper, found.lower)
+        lower, upper = (None if bound is None else released - bound for bound in bounds)
+        drop = Figure(released - found.value, lower, upper, found.rows, found.effective_rows, {"released": released})
+    return {"accuracy": found, "accuracy_drop": drop}
+
+
+def _regret(rows: pa.Table, alpha: float) -> dict[str, Figure]:
+    """Mean regret; what Σ time lost against the best candidates (a share of it); choices that were not the best."""
+    costs_ms = np.stack([_floats(rows, f"cost_{algorithm}_ms") for algorithm in ALGORITHMS], axis=1)
+    executed = _strings(rows, "current_compression")
+    spent = np.zeros(len(executed))
+    for place, algorithm in enumerate(ALGORITHMS):
+        spent = np.where(executed == algorithm, costs_ms[:, place], spent)
+    best = costs_ms[:, : len(CANDIDATES)].min(axis=1) if len(executed) else spent
+    weights, units = _weights(rows), buckets(rows)
+    lost = spent - best
+    return {
+        "mean_regret": _figure(ratio(lost / best, np.ones(len(best)), weights, units), alpha),
+        "throughput_loss": _figure(ratio(lost, spent, weights, units), alpha),
+        "suboptimal_share": _share(share(lost > TIE_SHARE * best, weights, units), alpha),
+    }
+
+
+def _gain(here: pa.Table, version: str, alpha: float) -> dict[str, Figure]:
+    is_canary = (_strings(here, "rollout_arm") == "canary") & (_strings(here, "model_version") == version)
+    names = ("throughput_gain", "bulk_throughput_gain")
+    if not is_canary.any():
+        return dict.fromkeys(names, Figure(None))
+    hour = np.asarray(here["timestamp_ns"].to_numpy(zero_copy_only=False), np.int64) // _NS_PER_HOUR
+    compared = compare(_whole_ms(here), served_features(here), is_canary, hour, buckets(here))
+    detail = {"canary_rows": compared.canary_rows, "control_rows": compared.control_rows}
+    figures = {}
+    for name, found in zip(names, (compared.typical, compared.bulk), strict=True):
+        log_gain = _figure(found, alpha)
+        value, lower, upper = (
+            None if bound is None else math.expm1(bound) for bound in (log_gain.value, log_gain.lower, log_gain.upper)
+        )
+        # The arm with fewer rows says how much there is to go by.
+        rows = min(compared.canary_rows, compared.control_rows)
+        figures[name] = Figure(value, lower, upper, rows, log_gain.effective_rows, detail)
+    return figures
+
+
+def _service(own: pa.Table, alpha: float) -> dict[str, Figure]:
+    """What deciding costs, and how often it fails: overhead, latency as nodes logged it, missing predictions."""
+    acted = own.filter(pc.is_in(own["rollout_arm"], pa.array(MODEL_ARMS)))
+    units, ones = buckets(acted), np.ones(acted.num_rows)
+    look_ms = _look_ms(acted)
+    cpu_ms = look_ms + _floats(acted, "total_cpu_overhead_ms")
+    missing = ~np.asarray(own["predicted_compression"].is_valid().to_numpy(zero_copy_only=False), np.bool_)
+    return {
+        "overhead_of_time": _share(ratio(look_ms, _whole_ms(acted), ones, units), alpha),
+        "overhead_of_cpu": _share(ratio(look_ms, cpu_ms, ones, units), alpha),
+        "missing_predictions": _share(share(missing, np.ones(own.num_rows), buckets(own)), alpha),
+        **{f"latency_p{p}_ms": _percentile(_floats(own, "decision_time_us") / 1e3, p, alpha) for p in (50, 95, 99)},
+    }
+
+
+def _percentile(values: NDArray[np.float64], percent: int, alpha: float) -> Figure:
+    """A percentile, with those percentiles as bounds that the always-valid interval of its rank reaches."""
+    rows = len(values)
+    if rows == 0:
+        return Figure(None)
+    rank = percent / 100
+    half = half_width(rank * (1 - rank) / rows, 1 - rank, alpha)
+    lower, value, upper = np.quantile(values, [max(rank - half, 0), rank, min(rank + half, 1)])
+    return Figure(float(value), float(lower), float(upper), rows, float(rows))
+
+
+def _figure(found: Estimate | None, alpha: float) -> Figure:
+    if found is None:
+        return Figure(None)
+    lower, upper = found.bounds(EFFECT, alpha) or (None, None)
+    return Figure(found.value, lower, upper, found.rows, found.effective_rows)
+
+
+def _share(found: Estimate | None, alpha: float) -> Figure:
+    """As ``_figure``, within 0 and 1."""
+    figure = _figure(found, alpha)
+    if figure.lower is None or figure.upper is None:
+        return figure
+    return replace(figure, lower=max(0.0, figure.lower), upper=min(1.0, figure.upper))
 
 
 def _weights(rows: pa.Table) -> NDArray[np.float64]:
     return np.minimum(1 / _floats(rows, "measurement_propensity"), MAX_WEIGHT)
 
 
-def _accuracy(rows: pa.Table, weights: NDArray[np.float64]) -> tuple[float | None, float | None]:
-    if rows.num_rows == 0:
-        return None, None
-    right = _strings(rows, "predicted_compression") == _strings(rows, "optimal_compression")
-    share = weights / weights.sum()
-    accuracy = float(share @ right)
-    # Variance of a self-normalised weighted mean (delta method).
-    error = math.sqrt(float(np.sum((share * (right - accuracy)) ** 2)))
-    return accuracy, 1.96 * error
-
-
-def _mean_regret(rows: pa.Table, weights: NDArray[np.float64]) -> float | None:
-    if rows.num_rows == 0:
-        return None
-    costs_ms = np.stack([_floats(rows, f"cost_{algorithm}_ms") for algorithm in ALGORITHMS], axis=1)
-    choice = np.searchsorted(sorted(ALGORITHMS), _strings(rows, "current_compression"))
-    spent = costs_ms[np.arange(len(costs_ms)), np.argsort(ALGORITHMS)[choice]]
-    best = costs_ms[:, : len(CANDIDATES)].min(axis=1)
-    return float(np.average((spent - best) / best, weights=weights))
-
-
-def _throughput(rows: pa.Table, weights: NDArray[np.float64]) -> float | None:
-    """Σ bytes ÷ Σ (time on the wire + compression + decompression) of what was executed, weighted, in Mbit/s."""
-    if rows.num_rows == 0:
-        return None
-    executed = _strings(rows, "current_compression")
-    time_ms = _floats(rows, "actual_transfer_time_ms").copy()
-    for algorithm, names in _TIMES_MS.items():
-        for name in names:
-            time_ms += np.where(executed == algorithm, _floats(rows, name), 0.0)
-    total_ms = float(weights @ time_ms)
+def _throughput(rows: pa.Table) -> float | None:
+    weights = _weights(rows)
+    total_ms = float(weights @ (_whole_ms(rows) - _look_ms(rows)))
     return throughput_mbps(float(weights @ _floats(rows, "data_size_bytes")), total_ms) if total_ms > 0 else None
 
 
-def _features(rows: pa.Table) -> NDArray[np.float32]:
-    return np.stack([_floats(rows, feature.column) for feature in FEATURES], axis=1).astype(np.float32)
+def _look_ms(rows: pa.Table) -> NDArray[np.float64]:
+    return _floats(rows, "probe_time_ms") + _floats(rows, "decision_time_us") / 1e3
+
+
+def _whole_ms(rows: pa.Table) -> NDArray[np.float64]:
+    """Looking and deciding, compression, time on the wire, decompression of what was executed, (rows,)."""
+    executed = _strings(rows, "current_compression")
+    time_ms = _floats(rows, "actual_transfer_time_ms") + _look_ms(rows)
+    for algorithm, names in _TIMES_MS.items():
+        for name in names:
+            time_ms += np.where(executed == algorithm, _floats(rows, name), 0.0)
+    return time_ms
 
 
 def _floats(rows: pa.Table, name: str) -> NDArray[np.float64]:
     return np.asarray(rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False), np.float64)
 
 
-def _strings(rows: pa.Table, name: str) -> NDArray[np.str_]:
-    return np.asarray(rows[name].cast(pa.string()).to_numpy(zero_copy_only=False), np.str_)
+def _strings(rows: pa.Table, name: str) -> NDArray[np.object_]:
+    return np.asarray(rows[name].cast(pa.string()).to_numpy(zero_copy_only=False), np.object_)

@@ -1,19 +1,19 @@
-"""Look at every champion over a window: measure, decide, store. Acting is ``act``'s."""
+"""Look at every version that has a say, region by region: measure, decide, store. Acting is ``act``'s."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from psycopg2.extensions import connection
-from psycopg2.extras import Json
+from psycopg2.extras import Json, execute_values
 
-from dwcp.release.registry import RegistryError, connect, find_version, region_states
+from dwcp.release.registry import RegisteredVersion, RegistryError, connect, find_version, region_states
 from dwcp.settings import Settings
-from dwcp.watch.decide import Action, Decision, Released, decide
+from dwcp.watch.decide import Action, Before, Decision, Status, decide
 from dwcp.window import Window
 
 if TYPE_CHECKING:
@@ -36,24 +36,39 @@ class Observation:
     action: Action
     reasons: tuple[str, ...]
     serial: int | None
+    verdict: Status | None
 
 
-def observe(settings: Settings, window: Window, log: pa.Table | None = None) -> list[int]:
-    """Measure each champion in the regions that it serves, decide, store; the ids of ``watch_observations``.
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is to be looked at: ``start`` is from when on rows count."""
 
-    ``log`` defaults to the warehouse's rows of the window, validated or not: harm in the field must be seen even while
-    training is held. What a rollback was already decided on is no evidence a second time: a region's rows before the
-    end of that window are left out. Looking twice at one window refreshes its observation until it was acted on.
-    Without a champion there is nothing to watch and the list is empty.
+    region: str
+    version: str
+    role: str
+    champion: str | None
+    start: datetime
+
+
+def observe(
+    settings: Settings, window: Window, log: pa.Table | None = None, regions: Sequence[str] | None = None
+) -> list[int]:
+    """Measure each champion and challenger in each region, decide, store; the ids of ``watch_observations``.
+
+    ``window`` is the evidence; what is decided is decided at its end. ``log`` defaults to the warehouse's rows,
+    validated or not: harm in the field must be seen even while training is held. What a rollback was already decided on
+    is no evidence a second time: a region's rows before the end of that window are left out. Looking twice at one
+    window refreshes its observation until it was acted on. Without a model there is nothing to watch and the list is
+    empty.
     """
     with connect(settings) as db:
-        groups = _groups(db, window)
-    if not groups:
-        _log.info("no region has a champion: nothing to watch")
+        looks = list(_looks(db, window, regions))
+    if not looks:
+        _log.info("no region has a model: nothing to watch")
         return []
     if log is None:
-        log = _read_log(settings, window)
-    return [_observe_one(settings, log, window, *group) for group in groups]
+        log = _read_log(settings, window, sorted({look.region for look in looks}))
+    return [_observe_one(settings, log, window, look) for look in looks]
 
 
 def get_observation(settings: Settings, observation_id: int) -> Observation:
@@ -61,7 +76,7 @@ def get_observation(settings: Settings, observation_id: int) -> Observation:
     with connect(settings) as db, db.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id, window_start, window_end, version, regions, measurement, action, reasons, serial
+            SELECT id, window_start, window_end, version, regions, measurement, action, reasons, serial, verdict
             FROM watch_observations WHERE id = %s
             """,
             (observation_id,),
@@ -70,88 +85,214 @@ def get_observation(settings: Settings, observation_id: int) -> Observation:
     if row is None:
         raise RegistryError(f"there is no watch observation {observation_id}")
     window = Window.parse(row[1].isoformat(), row[2].isoformat())
-    return Observation(row[0], window, row[3], tuple(row[4]), row[5], row[6], tuple(row[7]), row[8])
+    return Observation(row[0], window, row[3], tuple(row[4]), row[5], row[6], tuple(row[7]), *row[8:])
 
 
-def _read_log(settings: Settings, window: Window) -> pa.Table:
+def _read_log(settings: Settings, window: Window, regions: Sequence[str]) -> pa.Table:
     from dwcp.warehouse.reads import read_log
     from dwcp.watch.measure import COLUMNS
 
     if settings.registry_dsn is None:
         raise RegistryError("no Postgres connection for the registry role: set DWCP_REGISTRY_DSN")
-    return read_log(settings.registry_dsn.get_secret_value(), window, COLUMNS, validated=False)
+    return read_log(settings.registry_dsn.get_secret_value(), window, COLUMNS, regions, validated=False)
 
 
-def _groups(db: connection, window: Window) -> list[tuple[str, list[str], datetime]]:
-    """(champion, its regions, from when on rows count) for each champion; regions of one start are watched together."""
+def _looks(db: connection, window: Window, regions: Sequence[str] | None) -> Iterator[_Look]:
+    used_until = _used_until(db)
+    for region, state in region_states(db).items():
+        if regions is not None and region not in regions:
+            continue
+        start = max(window.start, used_until.get(region, window.start))
+        if state.champion is not None:
+            yield _Look(region, state.champion, "champion", None, start)
+        if state.challenger is not None:
+            role = "canary" if state.share_buckets else "shadow"
+            yield _Look(region, state.challenger, role, state.champion, start)
+
+
+def _used_until(db: connection) -> dict[str, datetime]:
+    """Until when each region's rows have led to something being taken back already."""
     with db.cursor() as cursor:
         cursor.execute(
             """
             SELECT region, max(evidence_end) FROM releases JOIN release_regions USING (serial)
-            WHERE action = 'rollback' AND evidence_end IS NOT NULL GROUP BY region
+            WHERE action IN ('rollback', 'revert') AND evidence_end IS NOT NULL GROUP BY region
             """
         )
-        used_until: dict[str, datetime] = dict(cursor.fetchall())
-    groups: dict[tuple[str, datetime], list[str]] = {}
-    for region, state in region_states(db).items():
-        if state.champion is not None:
-            start = max(window.start, used_until.get(region, window.start))
-            groups.setdefault((state.champion, start), []).append(region)
-    return [(champion, regions, start) for (champion, start), regions in groups.items()]
+        return dict(cursor.fetchall())
 
 
-def _observe_one(
-    settings: Settings, log: pa.Table, window: Window, version: str, regions: list[str], start: datetime
-) -> int:
-    from dwcp.watch.measure import measure
+def _observe_one(settings: Settings, log: pa.Table, window: Window, look: _Look) -> int:
+    from dwcp.watch.drift import drift
+    from dwcp.watch.measure import inside, measure
+    from dwcp.watch.profile import parse_profile
 
-    with connect(settings) as db:
-        model = find_version(db, version)
-    if start >= window.end:
+    if look.start >= window.end:
         reason = "the rows of this window have led to a rollback already: they are no evidence a second time"
-        return _store(settings, window, version, regions, None, Decision("none", (reason,)))
-    usable = Window.parse(start.isoformat(), window.end.isoformat())
+        return _store(settings, window, look, None, Decision("none", (reason,)))
+    usable = Window(look.start, window.end)
+    with connect(settings) as db:
+        model = find_version(db, look.version)
+        before = _before(db, look, window.end)
+    if look.role == "shadow" and look.champion is not None:
+        log = _replayed(settings, log, model, look.region)
     found = measure(
         log,
-        version,
-        regions=regions,
+        look.version,
+        region=look.region,
+        role=look.role,
         window=usable,
-        training_profile=model.training_profile,
         label_ceilings=settings.gate_label_ceilings,
+        alpha=settings.watch_alpha,
+        released_accuracy=model.accuracy,
+        trained_until=model.window.end,
     )
-    decision = decide(found, Released(model.accuracy, model.throughput_mbps), settings)
-    _log.info("%s in %s: %s (%s)", version, ", ".join(regions), decision.action, "; ".join(decision.reasons))
-    return _store(settings, usable, version, regions, found, decision)
+    profile = parse_profile(model.training_profile)
+    recent = inside(log, look.region, Window(max(window.start, window.end - settings.watch_recent), window.end))
+    drifted = drift(recent, look.version, profile, settings.watch_alpha) if recent.num_rows else {}
+    quality = _quarantine(settings, look.region, window.end, profile.quarantined.get(look.region))
+    found = replace(found, figures={**found.figures, **drifted, "quarantine_rise": quality})
+    decision = decide(found, settings, now=window.end, before=before)
+    _log.info("%s in %s: %s (%s)", look.version, look.region, decision.action, "; ".join(decision.reasons))
+    return _store(settings, usable, look, found, decision)
 
 
-def _store(
-    settings: Settings,
-    window: Window,
-    version: str,
-    regions: Iterable[str],
-    measurement: Measurement | None,
-    decision: Decision,
-) -> int:
-    key = (window.start, window.end, version, sorted(regions))
-    body = Json(measurement.to_json() if measurement else {})
+def _replayed(settings: Settings, log: pa.Table, model: RegisteredVersion, region: str) -> pa.Table:
+    """Beside a champion a node asks one model only, and a shadow leaves no word in the log: ask it now.
+
+    The region's fully measured rows with what the published model says of the features that the node served. Rows of
+    another feature set are left out.
+    """
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from dwcp.contract import CANDIDATES, FEATURE_SET_DIGEST, FEATURES
+    from dwcp.export.runtime import OnnxModel
+    from dwcp.release.bundle import bundle_path, verify_bundle
+    from dwcp.release.signing import load_signer
+    from dwcp.watch.measure import served_features
+
+    rows = log.filter(
+        pc.and_(log["optimal_compression"].is_valid(), pc.equal(log["feature_set_digest"], FEATURE_SET_DIGEST))
+    ).filter(pc.field("region") == region)
+    path = bundle_path(settings.bundle_dir, model.version)
+    verify_bundle(path, load_signer(settings).public_key, digest=model.bundle_digest)
+    asked = OnnxModel((path / "model.onnx").read_bytes())
+    names = [feature.name for feature in FEATURES]
+    features = served_features(rows)[:, [names.index(name) for name in asked.feature_names]]
+    said = asked.predict(features)[1] if rows.num_rows else np.empty(0, np.int64)
+    words = pa.array(CANDIDATES, pa.string()).take(pa.array(said, pa.int64()))
+    for name, values in {
+        "predicted_compression": words,
+        "model_version": pa.repeat(pa.scalar(model.version), rows.num_rows),
+        "rollout_arm": pa.repeat(pa.scalar("shadow"), rows.num_rows),
+    }.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, values)
+    return rows
+
+
+def _before(db: connection, look: _Look, until: datetime) -> Before:
+    """What was done in the region by looks that ended earlier than this one."""
+    with db.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT standing FROM watch_observations
+            WHERE version = %(version)s AND %(region)s = ANY (regions) AND window_end < %(until)s
+            ORDER BY window_end DESC, id DESC LIMIT 1
+            """,
+            {"version": look.version, "region": look.region, "until": until},
+        )
+        (standing,) = cursor.fetchone() or ({},)
+        cursor.execute(
+            """
+            SELECT max(window_end) FILTER (WHERE serial IS NOT NULL),
+                   max(window_end) FILTER (WHERE action = 'retrain')
+            FROM watch_observations WHERE %s = ANY (regions) AND window_end < %s
+            """,
+            (look.region, until),
+        )
+        rolled_back, retrained = cursor.fetchone() or (None, None)
+    return Before(standing, rolled_back, retrained)
+
+
+def _quarantine(settings: Settings, region: str, until: datetime, then: float | None) -> Any:
+    from dwcp.watch.drift import quarantine_rise
+
+    days = Window(until - settings.watch_recent, until).days()
     with connect(settings) as db, db.cursor() as cursor:
         cursor.execute(
             """
-            INSERT INTO watch_observations (window_start, window_end, version, regions, measurement, action, reasons)
-            VALUES (%s, %s, %s, %s, %s, %s, %s)
-            ON CONFLICT (window_start, window_end, version, regions) DO UPDATE
-            SET measurement = excluded.measurement, action = excluded.action, reasons = excluded.reasons,
-                observed_at = now()
-            WHERE watch_observations.serial IS NULL
+            SELECT coalesce(sum(rows_read), 0), coalesce(sum(rows_quarantined), 0) FROM ingestion_windows
+            WHERE region = %s AND day BETWEEN %s AND %s
             """,
-            (*key, body, decision.action, Json(list(decision.reasons))),
+            (region, days[0], days[-1]),
         )
+        read, quarantined = cursor.fetchone() or (0, 0)
+    return quarantine_rise(int(read), int(quarantined), then, settings.watch_alpha)
+
+
+def _store(settings: Settings, window: Window, look: _Look, measurement: Measurement | None, decision: Decision) -> int:
+    """The observation and its figures, in one transaction; what was acted on stays as it was."""
+    key = (window.start, window.end, look.version, [look.region])
+    body = measurement.to_json() if measurement else {}
+    with connect(settings) as db, db.cursor() as cursor:
         cursor.execute(
             """
-            SELECT id FROM watch_observations
-            WHERE window_start = %s AND window_end = %s AND version = %s AND regions = %s::varchar[]
+            INSERT INTO watch_observations (window_start, window_end, version, regions, measurement, action, reasons,
+                                            verdict, standing)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+            ON CONFLICT (window_start, window_end, version, regions) DO UPDATE
+            SET measurement = excluded.measurement, action = excluded.action, reasons = excluded.reasons,
+                verdict = excluded.verdict, standing = excluded.standing, observed_at = now()
+            WHERE watch_observations.serial IS NULL
+            RETURNING id
             """,
-            key,
+            (
+                *key,
+                *(Json({name: part for name, part in body.items() if name != "figures"}), decision.action),
+                *(Json(list(decision.reasons)), decision.verdict, Json(decision.standing)),
+            ),
         )
-        (found,) = cursor.fetchone() or (0,)
-    return int(found)
+        stored = cursor.fetchone()
+        if stored is not None and measurement is not None:
+            _store_figures(db, window, look, measurement, decision)
+        if stored is None:
+            cursor.execute(
+                """
+                SELECT id FROM watch_observations
+                WHERE window_start = %s AND window_end = %s AND version = %s AND regions = %s::varchar[]
+                """,
+                key,
+            )
+            stored = cursor.fetchone()
+    return int(stored[0]) if stored else 0
+
+
+def _store_figures(db: connection, window: Window, look: _Look, measurement: Measurement, decision: Decision) -> None:
+    rows = []
+    for quantity, figure in measurement.figures.items():
+        judged = decision.judgements.get(quantity)
+        said = (judged.threshold, judged.status, judged.note) if judged else (None, None, "")
+        rows.append(
+            (
+                *(look.region, look.version, window.end, quantity, window.start, look.role),
+                *(figure.value, figure.lower, figure.upper, figure.rows, figure.effective_rows),
+                *(*said, Json(_plain(figure.detail))),
+            )
+        )
+    with db.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM field_figures WHERE region = %s AND version = %s AND hour = %s",
+            (look.region, look.version, window.end),
+        )
+        execute_values(
+            cursor,
+            "INSERT INTO field_figures (region, version, hour, quantity, window_start, role, value, lower, upper, rows,"
+            " effective_rows, threshold, verdict, note, detail) VALUES %s",
+            rows,
+        )
+
+
+def _plain(detail: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(detail)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
+
+from psycopg2.extensions import connection
 
 from dwcp.release.registry import connect
 from dwcp.settings import Settings
 from dwcp.store import digest_of
+from dwcp.watch.decide import Status
 from dwcp.window import Window
-
-Status = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,29 +30,43 @@ class Verdict:
 
 
 def verdict_for(settings: Settings, region: str, version: str) -> Verdict:
-    """The newest look at ``version`` in ``region``: PASS within every limit, FAIL for harm, else INCONCLUSIVE.
+    """The newest look at ``version`` in ``region``: PASS, FAIL for harm that rolls back, else INCONCLUSIVE.
 
-    Too few rows, an accuracy that asks for retraining, or no look at all are INCONCLUSIVE: a rollout holds on them.
+    PASS asks for the PASS of every quantity that decides in its role: accuracy everywhere, and in canary the typical
+    transfer's throughput against control. Too few rows, no look at all, or a look that is older than
+    ``watch_stale_after`` are INCONCLUSIVE: a rollout holds on them.
     """
     with connect(settings) as db, db.cursor() as cursor:
         cursor.execute(
             """
-            SELECT window_start, window_end, measurement, action, reasons FROM watch_observations
+            SELECT window_start, window_end, measurement, verdict, reasons, observed_at < now() - %s
+            FROM watch_observations
             WHERE version = %s AND %s = ANY (regions) ORDER BY window_end DESC, id DESC LIMIT 1
             """,
-            (version, region),
+            (settings.watch_stale_after, version, region),
         )
         row = cursor.fetchone()
-    if row is None:
-        return Verdict("INCONCLUSIVE", (f"the watch has not looked at {version} in {region} yet",), None, 0, None)
-    start, end, measurement, action, reasons = row
+        if row is None:
+            return Verdict("INCONCLUSIVE", (f"the watch has not looked at {version} in {region} yet",), None, 0, None)
+        start, end, measurement, verdict, reasons, stale = row
+        digest = digest_in(db, region, version, end)
     window = Window.parse(start.isoformat(), end.isoformat())
-    said = {"region": region, "version": version, "window": [str(start), str(end)], "measurement": measurement}
-    digest = digest_of(json.dumps(said, sort_keys=True).encode())
-    judged = measurement.get("accuracy") is not None and not any("too few rows" in reason for reason in reasons)
-    status: Status = "INCONCLUSIVE"
-    if action == "rollback":
-        status = "FAIL"
-    elif judged and action in ("none", "flag"):
-        status = "PASS"
-    return Verdict(status, tuple(reasons), window, int(measurement.get("rows") or 0), digest)
+    rows = int(measurement.get("rows") or 0)
+    if stale:
+        old = f"the watch last looked at {version} in {region} for the hour to {end:%Y-%m-%d %H:%M} UTC: it is stale"
+        return Verdict("INCONCLUSIVE", (old,), window, rows, digest)
+    return Verdict(verdict or "INCONCLUSIVE", tuple(reasons), window, rows, digest)
+
+
+def digest_in(db: connection, region: str, version: str, until: datetime) -> str:
+    """Names the figures that were stored for the window that ends at ``until``."""
+    with db.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT quantity, value, lower, upper, rows, threshold, verdict FROM field_figures
+            WHERE region = %s AND version = %s AND hour = %s ORDER BY quantity
+            """,
+            (region, version, until),
+        )
+        figures = cursor.fetchall()
+    return digest_of(json.dumps([region, version, until.isoformat(), figures]).encode())
