@@ -19,7 +19,7 @@ def _binary() -> tuple[Path, TemporaryDirectory[str]]:
     directory = TemporaryDirectory(prefix="dwcp-go-")  # gone when the tests end
     built = Path(directory.name) / "selector.test"
     done = subprocess.run(
-        ["go", "test", "-c", "-o", str(built), "."], cwd=GO_MODULE, capture_output=True, text=True, timeout=300
+        ["go", "test", "-c", "-o", str(built), "."], cwd=GO_MODULE, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stderr
     return built, directory
@@ -35,7 +35,7 @@ def run_go_test(name: str, **variables: object) -> str:
         env={**os.environ, **{key: str(value) for key, value in variables.items()}},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"--- PASS: {name}" in done.stdout, f"{name} did not run: {done.stdout}"

@@ -23,6 +23,9 @@ from dwcp.export.parity import FAR, FAR_FACTOR, OUTLIER_SHARE, REFUSED, TOLERANC
 from dwcp.rules import choose_by_rules
 from dwcp.training.dataset import TEST
 
+# The first test builds Go programs, C libraries among them: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1_200)
+
 MODULE = Path(__file__).parents[2] / "go"
 AT = {feature.name: position for position, feature in enumerate(FEATURES)}
 ANSWER = np.dtype([("probabilities", "<f4", len(CANDIDATES)), ("label", "u1")])

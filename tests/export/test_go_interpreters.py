@@ -20,6 +20,9 @@ from dwcp.training.dataset import TEST
 from dwcp.training.ensemble import Ensemble
 from go_bench import MODULE, NAMES, Absent, bench_program, library, library_flags
 
+# The first test builds Go programs, C libraries among them: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1_200)
+
 VECTORS = 100_000
 """At least as many are compared (the issue's figure)."""
 VARIABLES = {ONNX: "DWCP_ONNXRUNTIME_LIBRARY", TFLITE: "DWCP_LITERT_LIBRARY"}

@@ -24,6 +24,9 @@ from dwcp.features.history import HISTORY_COLUMNS, History, Observations
 from dwcp.features.recompute import OUTCOME_COLUMNS, SEEN_FEATURES, feature_matrix, outcomes
 from dwcp.fleet.engines import STREAM_COUNTS, Base, hde_compress
 
+# The first test builds Go programs, C libraries among them: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1_200)
+
 GO_MODULE = Path(__file__).parents[2] / "go"
 NAMES = [feature.name for feature in FEATURES]
 AT = {name: position for position, name in enumerate(NAMES)}

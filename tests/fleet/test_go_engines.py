@@ -26,6 +26,9 @@ from dwcp.fleet.engines import Base
 from dwcp.fleet.measure import codec_versions
 from dwcp.fleet.payloads import MAKERS, Spec
 
+# The first test builds Go programs, C libraries among them: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1_200)
+
 ENGINES_MODULE = Path(__file__).parents[2] / "go" / "engines"
 
 

@@ -35,6 +35,9 @@ from dwcp.window import Window
 from fixtures_influx import InfluxBucket
 from releases import bundle_of
 
+# The first test builds Go programs, C libraries among them: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1_200)
+
 NODE_MODULE = Path(__file__).parents[2] / "go" / "node"
 DEADLINE_S = 60.0
 

@@ -28,6 +28,9 @@ from dwcp.release.signing import load_signer, sign_document
 from dwcp.settings import Settings
 from go_bench import Absent, compiler, library
 
+# The first test builds Go programs, C libraries among them: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1_200)
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "compression_selector_integration.md"
 BUILD_S = 600

@@ -22,6 +22,9 @@ from dwcp.settings import Settings
 from go_module import run_go_test
 from releases import bundle_of
 
+# The first test builds Go programs, C libraries among them: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1_200)
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:

@@ -8,6 +8,9 @@ from dwcp.contract import ROLLOUT_BUCKETS
 from dwcp.fleet.known import rollout_bucket
 from go_module import run_go_test
 
+# The first test builds Go programs, C libraries among them: minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1_200)
+
 IDS = 100_000
 
 
