@@ -38,6 +38,8 @@ def test_too_little_data_is_not_called_well() -> None:
     unsure = replace(LOOK, verdict="INCONCLUSIVE", reasons=["too little data to judge accuracy"])
     said = "Nothing is known to be wrong; too little was measured to be sure in eu-west."
     assert sentence(replace(FINE, looks=(unsure,))) == said
+    just_came = replace(FULL, since=NOW - HOUR)
+    assert sentence(replace(FINE, places=(just_came,), looks=())) == said
 
 
 def test_without_a_model_there_is_nothing_to_fear() -> None:

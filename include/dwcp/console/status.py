@@ -19,6 +19,8 @@ ORDER: tuple[Urgency, ...] = ("now", "unknown", "day", "fine")
 """Most urgent first: act now; nobody can tell; look at it by day; nothing to do."""
 ACTING = ("canary", "share_25", "share_50", "share_75", "full")
 """States in which a version decides for somebody."""
+UNSEEN = timedelta(hours=2)
+"""The watch looks every hour: it has missed a version that has decided for so long without a look."""
 STALE_DAYS = 14.0
 """Two weekly runs missed."""
 
@@ -92,7 +94,7 @@ def _field(facts: Facts, settings: Settings) -> Iterator[Concern]:
         name = f"{place.version} ({place.state})"
         look = facts.look(place.region, place.version)
         if look is None or look.verdict is None:
-            if place.state in ACTING:
+            if place.state in ACTING and facts.now - place.since > UNSEEN:
                 yield Concern("unknown", place.region, f"{name} in {place.region} was never judged", _NEVER)
             continue
         if facts.now - look.observed_at > settings.watch_stale_after:
