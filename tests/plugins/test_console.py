@@ -62,7 +62,7 @@ def test_a_database_that_is_older_than_the_page_is_named_as_such(fresh_warehouse
     fresh_warehouse.execute("DROP TABLE field_figures CASCADE")
     status, html = console_page(settings_of(fresh_warehouse, tmp_path))
     assert status == 503
-    assert "run `dwcp db migrate`" in html.decode()
+    assert "run `dwcp migrate`" in html.decode()
 
 
 def test_the_page_reads_as_a_role_that_cannot_write(fresh_warehouse, tmp_path: Path) -> None:

@@ -369,7 +369,7 @@ def begin(db: connection) -> None:
 def outdated(error: Exception) -> RegistryError | None:
     """The error that a database older than this page gives, in a person's words; None for any other."""
     if isinstance(error, (errors.UndefinedTable, errors.UndefinedColumn, errors.InsufficientPrivilege)):
-        return RegistryError("the database is older than this page: run `dwcp db migrate`, then look again")
+        return RegistryError("the database is older than this page: run `dwcp migrate`, then look again")
     return None
 
 
