@@ -41,7 +41,10 @@ POOLS = {
 }
 """Slots and meaning. Size them in the UI to the machine; the DAGs only name them."""
 BY_CONNECTION = frozenset(
-    {"owner_dsn", "loader_dsn", "reader_dsn", "registry_dsn", "influx_url", "influx_token", "influx_org"}
+    {
+        *("owner_dsn", "loader_dsn", "reader_dsn", "registry_dsn", "influx_url", "influx_token", "influx_org"),
+        *("notify_webhook", "notify_routing_key"),
+    }
 )
 """Settings that tasks get from Airflow connections, or, as the owner's, not at all."""
 COMPONENTS = ("scheduler", "dag-processor", "triggerer")
@@ -127,6 +130,7 @@ class AirflowSite:
             "DWCP_HOME": str(self.settings.home.resolve()),
             "DWCP_WEEKLY_CRON": cron,
             "DWCP_ROLLOUT_CRON": ours.get("DWCP_ROLLOUT_CRON", ""),
+            "DWCP_WATCH_CRON": ours.get("DWCP_WATCH_CRON", ""),
             "GX_ANALYTICS_ENABLED": "false",
             **_connections(self.settings),
         }
@@ -278,6 +282,15 @@ def _connections(settings: Settings) -> dict[str, str]:
             "extra": {"org": settings.influx_org},
         }
     )
+    if settings.notify_webhook is not None:
+        key = settings.notify_routing_key
+        found["AIRFLOW_CONN_DWCP_WEBHOOK"] = json.dumps(
+            {
+                "conn_type": "http",
+                "password": settings.notify_webhook.get_secret_value(),
+                "extra": {"routing_key": key.get_secret_value()} if key else {},
+            }
+        )
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from pydantic import SecretStr
 
 from dwcp.airflow_client import AirflowError
 from dwcp.airflow_services import AirflowSite, ServicesError, free_port, local_site
@@ -51,6 +52,15 @@ def test_the_site_listens_on_loopback_and_runs_by_hand_unless_scheduled(
     assert scheduled["DWCP_WEEKLY_CRON"] == "0 4 * * 2"
     assert scheduled["AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION"] == "True"
     assert scheduled["DWCP_GATE_ACCURACY"] == "0.5"
+
+
+def test_the_webhook_reaches_the_tasks_as_a_connection(site: AirflowSite) -> None:
+    chosen = {"notify_webhook": SecretStr("https://hooks.example/T0/x"), "notify_routing_key": SecretStr("r!")}
+    environment = AirflowSite(site.settings.model_copy(update=chosen), 8080, site.dsn, REPOSITORY).environment()
+    hook = json.loads(environment["AIRFLOW_CONN_DWCP_WEBHOOK"])
+    assert (hook["password"], hook["extra"]) == ("https://hooks.example/T0/x", {"routing_key": "r!"})
+    assert not any(name.startswith("DWCP_NOTIFY") for name in environment)
+    assert environment["DWCP_WATCH_CRON"] == ""
 
 
 def test_every_setting_that_was_chosen_reaches_the_tasks(site: AirflowSite, monkeypatch: pytest.MonkeyPatch) -> None:
