@@ -1,4 +1,5 @@
 import json
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -6,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dwcp.contract import FEATURES, REGIONS
+from dwcp.contract import REGIONS
 from dwcp.watch.drift import SHARE_FLOOR, distance, drift, noise, psi, quarantine_rise
 from dwcp.watch.measure import served_features
 from dwcp.watch.profile import (
     ALL,
     FEATURE_NAMES,
+    Profile,
     groups_of,
     parse_profile,
     predictions_of,
@@ -21,6 +23,7 @@ from dwcp.watch.profile import (
 from transfers import make_transfers
 
 NAMES = ("rtt_ms", "data_type")
+SOME = FEATURE_NAMES[:4]
 
 
 def psi_of(profile: dict, now: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
@@ -101,12 +104,12 @@ def test_a_profile_of_another_shape_is_refused():
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 2**32 - 1))
 def test_it_is_finite_never_negative_and_shares_are_whole(then: int, now: int, seed: int):
     rng = np.random.default_rng(seed)
-    drawn = rng.choice([-1e30, 0.0, 1e-30, 1.0, 3e38], (then + now, len(FEATURES))).astype(np.float32)
-    profile = profile_of(drawn[:then])
+    drawn = rng.choice([-1e30, 0.0, 1e-30, 1.0, 3e38], (then + now, len(SOME))).astype(np.float32)
+    profile = profile_of(drawn[:then], SOME)
     for entry in profile["groups"][ALL]["features"].values():
         assert sum(entry["shares"]) == pytest.approx(1, abs=1e-4)
         assert len(entry["shares"]) == len(entry["edges"]) + 1
-    values = np.array(list(psi_of(profile, drawn[then:], FEATURE_NAMES).values()))
+    values = np.array(list(psi_of(profile, drawn[then:], SOME).values()))
     assert np.isfinite(values).all()
     assert (values >= -SHARE_FLOOR).all()
 
@@ -127,6 +130,11 @@ def profile_for(table: pa.Table, **more: object) -> dict[str, object]:
     }
 
 
+@cache
+def trained() -> Profile:
+    return parse_profile(profile_for(field(20_000, seed=9)))
+
+
 def test_an_old_profile_stays_readable_beside_a_new_one():
     """Versions that were registered before groups: ``{feature: {edges, shares}}`` over everything."""
     new = parse_profile(profile_for(field(seed=9)))
@@ -140,7 +148,7 @@ def test_an_old_profile_stays_readable_beside_a_new_one():
 
 
 def test_the_same_traffic_is_surely_nowhere_beyond_the_limits():
-    profile = parse_profile(profile_for(field(20_000, seed=9)))
+    profile = trained()
     found = drift(field(), "test-model", profile, 0.01)
     assert found["feature_psi"].lower < 0.1
     assert found["feature_distance"].lower < 0.05
@@ -148,7 +156,7 @@ def test_the_same_traffic_is_surely_nowhere_beyond_the_limits():
 
 
 def test_a_region_that_changes_is_named_with_its_link():
-    profile = parse_profile(profile_for(field(20_000, seed=9)))
+    profile = trained()
     now = field()
     rtt = np.asarray(now["served_rtt_ms"]) * np.where(np.asarray(now["served_link_type"]) == 3, 4.0, 1.0)
     index = now.schema.get_field_index("served_rtt_ms")
@@ -159,7 +167,7 @@ def test_a_region_that_changes_is_named_with_its_link():
 
 
 def test_predictions_and_labels_are_compared_with_their_own_past():
-    profile = parse_profile(profile_for(field(20_000, seed=9)))
+    profile = trained()
     now = field()
     for name, quantity in (("predicted_compression", "prediction_drift"), ("optimal_compression", "label_drift")):
         index = now.schema.get_field_index(name)
@@ -170,7 +178,7 @@ def test_predictions_and_labels_are_compared_with_their_own_past():
 
 def test_few_objects_prove_no_drift():
     """Two objects of many rows look unlike any training; that is no drift yet."""
-    profile = parse_profile(profile_for(field(20_000, seed=9)))
+    profile = trained()
     now = field()
     index = now.schema.get_field_index("served_entropy")
     moved = now.set_column(index, "served_entropy", pa.array(np.full(now.num_rows, 0.9)))
