@@ -123,7 +123,7 @@ class AirflowSite:
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API__SECRET_KEY": kept["secret_key"],
             "AIRFLOW__API_AUTH__JWT_SECRET": kept["jwt_secret"],
-            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.25",
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             **ours,
@@ -160,6 +160,8 @@ class AirflowSite:
         try:
             client = self.client()
             self._wait_healthy(client, running)
+            # The API that tasks call is built on its first request, in seconds: now, not while a task waits.
+            client.page("/execution/health", signed_in=False)
             for name, (slots, description) in POOLS.items():
                 client.ensure_pool(name, slots, description)
             yield client
