@@ -45,7 +45,7 @@ def same(one, other):
 
 def test_a_search_brings_settings_that_the_environment_carries_and_a_version_shows(dataset, home, monkeypatch, caplog):
     caplog.set_level("INFO", "dwcp.training.tune")
-    found = tune(dataset, home, trials=2, folds=1)
+    found = tune(dataset, home.model_copy(update={"network_epochs": 1}), trials=2, folds=1)
     assert found.trials == 2
     assert found.settings.keys() == SEED_SETTINGS.keys()
     # The seed's own settings are the first trial, so nothing worse can be the best of the search.
@@ -70,8 +70,9 @@ def test_each_searched_setting_is_part_of_a_version(name):
     assert settings_digest(changed) != settings_digest(Settings())
 
 
-def test_each_searched_setting_reaches_a_head(dataset, settings):
+def test_each_searched_setting_reaches_a_head(dataset, quick):
     """A setting that changed nothing would be searched in vain."""
+    settings = quick.model_copy(update={"network_epochs": 1})
     other = {"xgboost_max_depth": 4, "xgboost_min_child_weight": 10.0, "network_batch_rows": 128}
     for head, train in (("xgboost", module.train_xgboost), ("network", module.train_network)):
         names = [name for name in module.SEARCHED if name.startswith(head)]

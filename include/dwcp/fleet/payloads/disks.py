@@ -15,11 +15,18 @@ _LEAST_BYTES = 128 << 10
 _SMALL_BYTES = 4 << 20
 
 
+def _tool(name: str) -> str:
+    """Where the program is; Debian keeps it in a folder that only root's PATH names."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if found is None:
+        raise PayloadError(f"{name} is needed to make disk images: install e2fsprogs")
+    return found
+
+
 def _disk(spec: Spec, name: str, fill: tuple[float, float]) -> Iterator[bytes]:
     """An image that is ``fill`` full; a version overwrites about ``dirty`` of it with new files."""
     rng = spec.rng()
-    if shutil.which("mkfs.ext4") is None or shutil.which("debugfs") is None:
-        raise PayloadError("mkfs.ext4 and debugfs are needed to make disk images: install e2fsprogs")
+    mkfs, debugfs = _tool("mkfs.ext4"), _tool("debugfs")
     with tempfile.TemporaryDirectory() as folder:
         root, image = Path(folder, "root"), Path(folder, "disk.img")
         root.mkdir()
@@ -41,7 +48,7 @@ def _disk(spec: Spec, name: str, fill: tuple[float, float]) -> Iterator[bytes]:
             file.truncate(size)
         # No journal and no reserve: small images would hold little else.
         options = ["-q", "-F", "-b", str(block), "-m", "0", "-O", "^has_journal", "-N", str(inodes), "-d", str(root)]
-        run_tool(["mkfs.ext4", *options, str(image)])
+        run_tool([mkfs, *options, str(image)])
         yield image.read_bytes()
         fresh = Path(folder, "fresh")
         for version in range(1, spec.versions):
@@ -61,7 +68,7 @@ def _disk(spec: Spec, name: str, fill: tuple[float, float]) -> Iterator[bytes]:
                 changed += len(data) + block
             script = Path(folder, "commands")
             script.write_text("\n".join(commands) + "\n")
-            run_tool(["debugfs", "-w", "-f", str(script), str(image)])
+            run_tool([debugfs, "-w", "-f", str(script), str(image)])
             shutil.rmtree(fresh)
             yield image.read_bytes()
 
