@@ -43,6 +43,10 @@ bench-go: env ## Time a decision from Go in each form beside naive ways and writ
 parity: env ## Hold each exported form of the last run against what was trained, and time it beside the naive ways
 	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN)/dwcp parity
 
+.PHONY: incidents
+incidents: env influxd ## Let eight incidents happen to the real components and write docs/incidents.md (needs Go)
+	@PYTHONPATH=tools:tests TF_CPP_MIN_LOG_LEVEL=3 $(RUN)/python -m incidents
+
 .PHONY: lint
 lint: env ## Check style, types, generated files and the lock
 	@$(RUN)/ruff check .

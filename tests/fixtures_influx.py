@@ -65,15 +65,41 @@ def influxd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influxd]:
 @contextmanager
 def running_influxd(home: Path) -> Iterator[Influxd]:
     """InfluxDB on a free loopback port with its data in ``home``. Raises ``FileNotFoundError`` if it was not built."""
-    path = subprocess.run([BUILD, "--path"], check=True, capture_output=True, text=True).stdout.strip()
-    if not os.access(path, os.X_OK):
-        raise FileNotFoundError(f"no InfluxDB at {path}: run `make influxd` (it needs Go, cargo and gcc)")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    with influxd_process(home, port) as url:
+        yield set_up(url)
+
+
+def set_up(url: str) -> Influxd:
+    """A new server, with one organisation and an operator token."""
+    token = secrets.token_urlsafe(32)
+    setup = _call(
+        "POST",
+        f"{url}/api/v2/setup",
+        {
+            "username": "tests",
+            "password": secrets.token_urlsafe(16),
+            "token": token,
+            "org": ORG,
+            "bucket": "unused",
+        },
+    )
+    organisation = setup["org"]
+    assert isinstance(organisation, dict)
+    return Influxd(url, token, ORG, organisation["id"])
+
+
+@contextmanager
+def influxd_process(home: Path, port: int) -> Iterator[str]:
+    """The server's address while it runs. Started again on the same ``home`` and ``port``, it is the same server."""
+    path = subprocess.run([BUILD, "--path"], check=True, capture_output=True, text=True).stdout.strip()
+    if not os.access(path, os.X_OK):
+        raise FileNotFoundError(f"no InfluxDB at {path}: run `make influxd` (it needs Go, cargo and gcc)")
     url = f"http://127.0.0.1:{port}"
     log = home / "influxd.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         process = subprocess.Popen(
             [
                 path,
@@ -90,21 +116,7 @@ def running_influxd(home: Path) -> Iterator[Influxd]:
         )
     try:
         _await_health(url, process, log)
-        token = secrets.token_urlsafe(32)
-        setup = _call(
-            "POST",
-            f"{url}/api/v2/setup",
-            {
-                "username": "tests",
-                "password": secrets.token_urlsafe(16),
-                "token": token,
-                "org": ORG,
-                "bucket": "unused",
-            },
-        )
-        organisation = setup["org"]
-        assert isinstance(organisation, dict)
-        yield Influxd(url, token, ORG, organisation["id"])
+        yield url
     finally:
         process.terminate()
         try:

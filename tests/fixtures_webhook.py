@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -34,6 +35,13 @@ class Sink:
 @pytest.fixture
 def sink() -> Iterator[Sink]:
     """A webhook that keeps what it is sent."""
+    with running_sink() as told:
+        yield told
+
+
+@contextmanager
+def running_sink() -> Iterator[Sink]:
+    """A webhook on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

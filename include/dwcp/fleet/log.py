@@ -33,6 +33,11 @@ def log_week(
     rows = len(features)
     full, predicted = transfers.fully_measured, choices.predicted >= 0
     timed_us = policy.decision_us(features)
+    asked = (
+        pa.repeat(pa.scalar(policy.model_version, pa.string()), rows)
+        if choices.version is None
+        else pa.array(choices.version.tolist(), pa.string())
+    )
     columns: dict[str, Any] = {
         **known.logged,
         **measured,
@@ -43,7 +48,7 @@ def log_week(
         "reason_code": pa.array(choices.reason.tolist(), pa.string()),
         "decision_time_us": transfers.decision_us if timed_us is None else timed_us,
         "rollout_arm": pa.array(choices.arm.tolist(), pa.string()),
-        "model_version": _masked(pa.repeat(pa.scalar(policy.model_version, pa.string()), rows), predicted),
+        "model_version": _masked(asked, predicted),
         "feature_set_digest": pa.repeat(FEATURE_SET_DIGEST, rows),
         "measured_candidates": _words((FULLY_MEASURED, *ALGORITHMS), np.where(full, 0, choices.executed + 1)),
         "measured_runs": np.where(full, runs, 1),

@@ -16,7 +16,8 @@ class Choices:
     """What a policy decides; arrays of shape (rows,).
 
     ``executed`` indexes ``ALGORITHMS``. ``predicted`` indexes ``CANDIDATES``; it is -1, and ``confidence`` NaN, where
-    no model was asked. ``reason`` and ``arm`` are words of the contract.
+    no model was asked. ``reason`` and ``arm`` are words of the contract. ``version`` is the model that was asked, where
+    that differs from row to row; None means the policy's.
     """
 
     executed: NDArray[np.int64]
@@ -24,6 +25,7 @@ class Choices:
     confidence: NDArray[np.float32]
     reason: NDArray[np.str_]
     arm: NDArray[np.str_]
+    version: NDArray[np.str_] | None = None
 
 
 class Policy(Protocol):

@@ -7,6 +7,7 @@ second pass on only transfers whose past has moved are decided again. What is se
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,7 @@ def settle(
         changed = np.flatnonzero(chosen != executed)
         if not len(changed):
             recall.remember()
-            settled = Choices(chosen, choices.predicted, choices.confidence, choices.reason, choices.arm)
-            return features, settled, number
+            return features, replace(choices, executed=chosen), number
         executed = chosen
     raise RuntimeError(f"choices did not settle in {_MOST_PASSES} passes")
 

@@ -6,7 +6,7 @@ What is measured: sizes, times, probes (the library). What is emulated: nodes, l
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -36,16 +36,17 @@ def simulate(
     start: datetime = WORLD_START,
     first_week: int = 0,
     weeks: int = 8,
-    transfers_per_week: int | None = None,
+    transfers_per_week: int | Sequence[int] | None = None,
     policy: Policy | None = None,
     runs: int = 5,
     defects: bool = True,
 ) -> Iterator[pa.Table]:
     """One table in ``LOGGED_SCHEMA`` a week, in time order, for ``weeks`` weeks from week ``first_week`` of the world.
 
-    ``start`` is when the world's week 0 begins. Weeks before ``first_week`` happen too, decided by the rules: they are
-    the nodes' history and are not yielded. ``policy`` (default: the rules) decides from ``first_week`` on. The same
-    arguments give the same rows. Raises ``ValueError`` if the weeks lie outside the mix's world.
+    ``transfers_per_week`` is one number, or one for each week from week 0. ``start`` is when the world's week 0 begins.
+    Weeks before ``first_week`` happen too, decided by the rules: they are the nodes' history and are not yielded.
+    ``policy`` (default: the rules) decides from ``first_week`` on. The same arguments give the same rows. Raises
+    ``ValueError`` if the weeks lie outside the mix's world.
     """
     if first_week < 0 or weeks < 1 or first_week + weeks > mix.world["weeks"]:
         raise ValueError(
@@ -56,10 +57,11 @@ def simulate(
     world = make_world(profiles, mix, seed)
     nodes, laboratory, history, rules = Nodes(world), Laboratory(world), History(), RulesPolicy()
     rows = transfers_per_week or mix.world["transfers_per_week"]
+    by_week = [rows] * (first_week + weeks) if isinstance(rows, int) else rows
     start_ns = int(start.timestamp()) * 1_000_000_000
     for week in range(first_week + weeks):
         acting: Policy = policy if policy is not None and week >= first_week else rules
-        transfers = week_transfers(world, week, start_ns, rows)
+        transfers = week_transfers(world, week, start_ns, by_week[week])
         known, measured = nodes.know(transfers), laboratory.measure(transfers)
         features, choices, passes = settle(transfers, known, measured, history, acting)
         if week < first_week:
