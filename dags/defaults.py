@@ -36,7 +36,8 @@ DAG_DEFAULT_ARGS: dict[str, Any] = {
     "on_failure_callback": TellFailure(),
 }
 LOAD: dict[str, Any] = {"pool": "dwcp_load", "execution_timeout": timedelta(hours=1)}
+BACKFILL: dict[str, Any] = {**LOAD, "pool": "dwcp_backfill"}
 TRAIN: dict[str, Any] = {"pool": "dwcp_train", "execution_timeout": timedelta(hours=4)}
-"""Operator arguments of steps that read and write many rows, and of those that fit or run models."""
+"""Operator arguments of steps that read and write many rows, for a weekly run and by hand; that fit or run models."""
 URGENT: dict[str, Any] = {"pool": "dwcp_urgent", "priority_weight": 1_000, "retry_delay": timedelta(seconds=5)}
 """Of steps that somebody waits for at night: never behind a weekly run."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, chain, task
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, task
 
 from defaults import DAG_DEFAULT_ARGS, LOAD, URGENT
 from dwcp.settings import Settings
+from retraining import retrain_as
 from wiring import FROM_CONTEXT, call, step
 
 SETTINGS = Settings()
@@ -28,7 +28,8 @@ threshold and rest.
    latency, drift) and stores every figure with its interval and verdict: view `field_verdicts`.
 4. **act_in_region** does what the policy says, once: roll back, or say it. Harm is taken back by the pool
    `dwcp_urgent`, also while a weekly run is in progress.
-5. **plan_retraining → retrain** start `dwcp_weekly_retraining` if a region asks for it, once a week at most.
+5. **plan_retraining → retrain** start `dwcp_weekly_retraining` if a region asks for it, once a week at most. Behind a
+   weekly run that is in progress it waits in the queue; if that DAG is paused, `retrain` fails and people are told.
 
 Each act is one line to the webhook (`DWCP_NOTIFY_WEBHOOK`, or the connection `dwcp_webhook`).
 
@@ -93,11 +94,4 @@ with DAG(
         until=plan["until"],
         acted=acted,
     )
-    retrain = TriggerDagRunOperator(
-        task_id="retrain",
-        trigger_dag_id="dwcp_weekly_retraining",
-        trigger_run_id="{{ ti.xcom_pull(task_ids='plan_retraining')['run_id'] }}",
-        conf={bound: f"{{{{ ti.xcom_pull(task_ids='plan_retraining')['{bound}'] }}}}" for bound in ("start", "end")},
-        skip_when_already_exists=True,
-    )
-    chain(planned, retrain)
+    retrain_as(planned)

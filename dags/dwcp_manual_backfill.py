@@ -7,10 +7,11 @@ from typing import Any
 
 from airflow.sdk import DAG, Param, chain, task
 
-from defaults import DAG_DEFAULT_ARGS, LOAD
+from defaults import BACKFILL, DAG_DEFAULT_ARGS
 from dwcp.contract import REGIONS
 from dwcp.pipeline.options import BackfillOptions
 from dwcp.settings import Settings
+from retraining import retrain_as
 from wiring import FROM_CONTEXT, call, step
 
 SETTINGS = Settings()
@@ -18,19 +19,36 @@ SETTINGS = Settings()
 WHY = f"""
 ### When to use this
 * A source was down or wrong, and the warehouse misses days or holds bad ones: load them again.
-* The oracle's definition changed: **relabel only** computes labels again from rows already there.
+* The oracle was mended: **relabel only** computes labels again from rows already there.
+* What if labels meant something else? A **dry run** by another cost counts the labels that would flip. It can be looked
+  at only: stored labels are those of the one definition that this site trains on (`DWCP_ORACLE`), as a label must mean
+  one thing to the trainer, the watch and the data team. To change it, set `DWCP_ORACLE`, then relabel the training
+  window; until that is done the weekly run refuses to train on a mixture, and the watch overlooks the old labels.
 
 ### It is safe to press
 **Dry run is on** unless you switch it off. A dry run changes nothing: it prints, day by day, the rows now, the rows
 after, and how many labels would flip. The table stands in the log of `summarise_backfill` and in its XCom.
 
 A window of more than {SETTINGS.backfill_max_days} days, in the future, without a day in it, or without a source is
-refused by `plan_backfill` in one line, before anything is touched.
+refused by `plan_backfill` in one line, before anything is touched. Days are done one at a time in a pool of their own
+(`dwcp_backfill`), so a weekly run never waits for them.
 
 A day is replaced in one transaction. If a day fails, the others go on; clear the red day and only that day runs again.
 What was loaded or relabelled goes before the quality gate (`validate_backfill`). Once that is green, the trainer and
 the data team see it.
+
+### Retrain afterwards
+Once validated, **plan_retraining → retrain** start `dwcp_weekly_retraining` for the seven days up to the newest that
+the warehouse holds, once for a backfill; behind a weekly run that is in progress it waits in the queue.
 """
+
+
+def why_no_retraining(arguments: dict[str, Any]) -> str | None:
+    """Not asked for, or nothing was changed."""
+    options = BackfillOptions.among(arguments["plan"])
+    if options.dry_run:
+        return "a dry run changed nothing to learn from"
+    return None if options.retrain else "Retrain afterwards is off"
 
 
 with DAG(
@@ -96,7 +114,13 @@ with DAG(
                 "stream_aware": "§3.1 at the rate that TCP streams reach",
             },
             title="Cost behind the label",
-            description="Leave it as it is, unless the definition is what you came to change.",
+            description=f"Another than {SETTINGS.oracle}, on which this site trains, in a dry run only.",
+        ),
+        "retrain": Param(
+            False,
+            type="boolean",
+            title="Retrain afterwards",
+            description="On: once what was loaded has passed the checks, start a weekly run. A dry run starts none.",
         ),
     },
 ) as dag:
@@ -109,7 +133,7 @@ with DAG(
         ti.xcom_push("plan", plan)
         return list(plan["days"])  # Airflow maps over nothing but what a task returns
 
-    @task(**LOAD, map_index_template="{{ task.op_kwargs['day'] }}")  # type: ignore[untyped-decorator]
+    @task(**BACKFILL, map_index_template="{{ task.op_kwargs['day'] }}")  # type: ignore[untyped-decorator]
     def backfill_day(day: str, params: dict[str, Any], run_id: str) -> dict[str, Any]:
         """Replace or relabel one day, or say what that would change."""
         done: dict[str, Any] = call(
@@ -119,6 +143,8 @@ with DAG(
 
     plan = plan_backfill()
     done = backfill_day.expand(day=plan)
-    validated = step("backfill.validate_backfill", LOAD, report=True, run_id=FROM_CONTEXT, plan=plan["plan"])
-    chain(done, validated)
+    validated = step("backfill.validate_backfill", BACKFILL, report=True, run_id=FROM_CONTEXT, plan=plan["plan"])
+    planned = step("backfill.plan_retraining", skip=why_no_retraining, run_id=FROM_CONTEXT, plan=plan["plan"])
+    retrain_as(planned)
+    chain(done, validated, planned)
     step("backfill.summarise_backfill", plan=plan["plan"], days=done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
         "AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
@@ -48,3 +50,21 @@ def dags(airflow_home: Path) -> MappingProxyType[str, DAG]:
     bag = DagBag(str(REPOSITORY / "dags"))
     assert bag.import_errors == {}
     return MappingProxyType(bag.dags)
+
+
+@pytest.fixture
+def weekly_runs(airflow_home: Path) -> Iterator[Callable[[], list[tuple[str, object, str]]]]:
+    """The weekly runs that other runs started: id, conf and state. Nothing executes them."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    started = (DagRun.dag_id == "dwcp_weekly_retraining", DagRun.run_type == "operator_triggered")
+
+    def runs() -> list[tuple[str, object, str]]:
+        with create_session() as session:
+            found = session.query(DagRun).filter(*started).order_by(DagRun.id)
+            return [(run.run_id, run.conf, str(run.state)) for run in found]
+
+    yield runs
+    with create_session() as session:
+        session.query(DagRun).filter(*started).delete()

@@ -36,6 +36,7 @@ DATABASE = "airflow"
 POOLS = {
     "dwcp_light": (8, "planning, counting, gate, publish: seconds, little memory"),
     "dwcp_load": (2, "days being loaded, validated or read: each holds one batch and one Postgres session"),
+    "dwcp_backfill": (1, "days being done again by hand: one at a time, beside a weekly run and never before it"),
     "dwcp_urgent": (2, "rollbacks by hand: seconds, and never behind anything else"),
     "dwcp_train": (2, "models being fitted, exported or measured: each wants CPU and about 1 GB"),
 }

@@ -137,7 +137,8 @@ def backfill(
     source: Source = None,
     regions: Regions = None,
     oracle: Annotated[
-        str | None, typer.Option(help="seed_3_1, seed_3_2 or stream_aware; default: DWCP_ORACLE.")
+        str | None,
+        typer.Option(help="seed_3_1, seed_3_2 or stream_aware; another than DWCP_ORACLE in a dry run only."),
     ] = None,
     relabel_only: Annotated[bool, typer.Option(help="Keep the rows, compute their labels anew.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what would change, change nothing.")] = True,
@@ -205,7 +206,8 @@ def tune(
     settings = local_settings()
     last = Window.parse("1970-01-01", end).end
     window = Window(last - timedelta(weeks=settings.training_weeks), last)
-    dataset = split_by_time(build_dataset(read_training(dsn(settings, "reader"), window)), settings)
+    stored = read_training(dsn(settings, "reader"), window)
+    dataset = split_by_time(build_dataset(stored, settings.oracle), settings)
     found = search(dataset, settings, trials=trials, folds=folds, most_rows=rows)
     typer.echo("\n".join(found.lines()))
     typer.echo(f"to train with the best: set -a; . {settings.home / 'tuning' / 'best.env'}; set +a")

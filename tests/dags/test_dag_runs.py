@@ -19,6 +19,7 @@ from dwcp.settings import Settings
 
 COUNTS = {"read": 10, "loaded": 9, "quarantined": 1, "duplicate": 0}
 WEEK = {"start": "2026-08-03", "end": "2026-08-05"}
+LAST_WEEK = {"start": "2026-07-29", "end": "2026-08-05"}
 DAYS = ["2026-08-03", "2026-08-04"]
 
 
@@ -69,6 +70,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, dags) -> Steps:
             "backfill_day": lambda day, **_: {"day": day, "rows_now": 1, "rows_after": 2, "label_flips": {}},
             "validate_backfill": {"passed": None, "report": None},
             "summarise_backfill": "3 days",
+            "plan_retraining": lambda run_id, **_: {**LAST_WEEK, "run_id": f"after__{run_id}"},
         }
     )
     monkeypatch.setattr(wiring, "import_module", lambda name: steps)
@@ -134,12 +136,56 @@ def test_a_backfill_hands_on_what_the_form_says(dags, steps: Steps) -> None:
     form = {"source": "influxdb", "oracle": "seed_3_2", "relabel_only": False, "dry_run": False}
     state, states = run(dags["dwcp_manual_backfill"], **WEEK, **form, regions=["eu-west"])
     assert state == "success"
-    assert len(states) == 5
+    assert len(states) == 7
+    assert {name for name, value in states.items() if value == "skipped"} == {"plan_retraining", "retrain"}
     options = BackfillOptions(**form, regions=("eu-west",))
     assert steps.of("plan_backfill") == [{**WEEK, "options": options}]
     for call, day in zip(sorted(steps.of("backfill_day"), key=lambda call: call["day"]), DAYS, strict=True):
         assert call == {"options": options, "day": day, "run_id": call["run_id"]}
     assert len(steps.of("summarise_backfill")[0]["days"]) == 2
+
+
+@pytest.mark.parametrize(("dry_run", "started"), [(False, 1), (True, 0)])
+def test_a_backfill_retrains_once_if_it_is_asked_to(
+    dags, steps: Steps, weekly_runs, dry_run: bool, started: int
+) -> None:
+    steps.answers["plan_backfill"] = {"days": DAYS, "dry_run": dry_run, "retrain": True}
+    state, states = run(dags["dwcp_manual_backfill"], **WEEK, dry_run=dry_run, retrain=True)
+    assert state == "success"
+    assert states["retrain"] == ("success" if started else "skipped")
+    assert [conf for _, conf, _ in weekly_runs()] == [LAST_WEEK] * started
+    if started:
+        [(run_id, _, waits)] = weekly_runs()
+        assert run_id == f"after__{steps.of('backfill_day')[0]['run_id']}"
+        assert waits == "queued"
+
+
+def test_a_backfill_that_failed_a_day_or_the_checks_retrains_nothing(dags, steps: Steps, weekly_runs) -> None:
+    steps.answers["plan_backfill"] = {"days": DAYS, "dry_run": False, "retrain": True}
+    steps.answers["validate_backfill"] = QualityGateFailed("37 rows have entropy above 1", "quality/r.html")
+    state, states = run(dags["dwcp_manual_backfill"], **WEEK, dry_run=False, retrain=True)
+    assert state == "failed"
+    assert states["plan_retraining"] == states["retrain"] == "upstream_failed"
+    assert weekly_runs() == []
+
+
+@pytest.mark.parametrize(
+    ("step", "answer", "told"),
+    [
+        ("apply_gate", {"verdict": "FAIL", "reasons": ["accuracy"], "notices": ["v1: FAIL"]}, "v1: FAIL"),
+        ("publish_model", {"version": "v1", "serial": 7, "notices": ["v1: published"]}, "v1: published"),
+        ("reconcile", ReconcileFailed("one row is missing"), "dwcp_weekly_retraining: reconcile failed: one row is"),
+    ],
+)
+def test_a_week_tells_people_its_end_in_one_line(
+    dags, steps: Steps, sink, monkeypatch: pytest.MonkeyPatch, step: str, answer: object, told: str
+) -> None:
+    monkeypatch.setenv("DWCP_NOTIFY_WEBHOOK", sink.url)
+    steps.answers[step] = answer
+    run(dags["dwcp_weekly_retraining"], **WEEK)
+    [body] = sink.bodies
+    assert body["text"].startswith(told)
+    assert "\n" not in body["text"]
 
 
 def test_a_backfill_is_dry_and_takes_all_regions_unless_told_otherwise(dags, steps: Steps) -> None:

@@ -25,8 +25,9 @@ DAG_FILES = {
 
 
 def test_there_are_files_to_look_at() -> None:
-    helpers = {"wiring.py", "connections.py", "reports.py", "approval.py", "defaults.py", "notifier.py"}
-    assert {path.name for path in FILES} == {*DAG_FILES, *helpers, "dwcp_console.py", "dwcp_reports.py"}
+    helpers = {"wiring", "connections", "reports", "approval", "defaults", "notifier", "retraining"}
+    plugins = {"dwcp_console", "dwcp_reports"}
+    assert {path.name for path in FILES} == {*DAG_FILES, *(f"{name}.py" for name in (*helpers, *plugins))}
 
 
 def test_airflow_reads_the_dags_and_no_helper(airflow_home: Path) -> None:

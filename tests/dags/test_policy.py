@@ -11,7 +11,7 @@ TAGS = {"dwcp", "training", "weekly", "backfill", "manual", "rollout", "rollback
 
 def test_the_dags_are_seen(dags) -> None:
     assert {dag_id: len(dag.tasks) for dag_id, dag in dags.items()} == {
-        "dwcp_manual_backfill": 4,
+        "dwcp_manual_backfill": 6,
         "dwcp_manual_rollback": 2,
         "dwcp_drift_watch": 6,
         "dwcp_staged_rollout": 3,
@@ -37,7 +37,7 @@ def test_every_dag_says_what_it_is_and_runs_once_at_a_time(dags) -> None:
 
 def test_every_task_has_owner_pool_retries_and_a_timeout(dags) -> None:
     tasks = [task for dag in dags.values() for task in dag.tasks]
-    assert len(tasks) == 29
+    assert len(tasks) == 31
     for task in tasks:
         assert task.owner == "dwcp-ml", task.task_id
         assert task.pool in POOLS, task.task_id
@@ -50,13 +50,20 @@ def test_every_task_has_owner_pool_retries_and_a_timeout(dags) -> None:
 
 def test_every_param_explains_itself(dags) -> None:
     params = [(dag, name) for dag in dags.values() for name in dag.params]
-    assert len(params) == 2 + 7 + 3 + 1
+    assert len(params) == 2 + 8 + 3 + 1
     for dag, name in params:
         param = dag.params.get_param(name)
         assert param.schema.get("title"), name
         assert (param.description or "").endswith("."), name
         # A section starts collapsed in the trigger form, and what is collapsed is not read.
         assert "section" not in param.schema, name
+
+
+def test_a_weekly_run_never_waits_for_a_backfill(dags) -> None:
+    """Slots that one takes are none that the other could: apart from planning, they share no pool."""
+    pools = {dag_id: {task.pool for task in dags[dag_id].tasks} for dag_id in dags}
+    assert pools["dwcp_manual_backfill"] & pools["dwcp_weekly_retraining"] == {"dwcp_light"}
+    assert pools["dwcp_manual_backfill"] & pools["dwcp_manual_rollback"] == set()
 
 
 def test_every_pool_is_used(dags) -> None:

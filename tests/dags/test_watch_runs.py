@@ -110,22 +110,64 @@ def asking(monkeypatch: pytest.MonkeyPatch, dags) -> SimpleNamespace:
     return steps
 
 
-def test_a_region_that_asks_starts_the_training_run_even_if_another_is_in_trouble(
-    settings: Settings, dags, asking, sink, monkeypatch: pytest.MonkeyPatch
+def test_a_region_that_asks_starts_one_training_run_even_if_another_is_in_trouble(
+    settings: Settings, dags, asking, sink, weekly_runs
 ) -> None:
-    started: list[dict[str, Any]] = []
-    retrain = dags[WATCH].get_task("retrain")
-    monkeypatch.setattr(
-        type(retrain),
-        "execute",
-        lambda self, context: started.append({"run_id": self.trigger_run_id, "conf": self.conf}),
-    )
+    """For real: Airflow has the run, in its queue, and a second look in that week adds none."""
     asking.trouble = True
     _, states = run(dags[WATCH])
     assert sorted(states[f"act_in_region[{n}]"] for n in range(2)) == ["failed", "success"]
-    assert started == [{"run_id": "watch__2026-W37", "conf": {"start": "2026-08-31", "end": "2026-09-07"}}]
+    assert states["retrain"] == "success"
+    assert weekly_runs() == [("watch__2026-W37", {"start": "2026-08-31", "end": "2026-09-07"}, "queued")]
     [body] = sink.bodies
     assert body["text"].startswith("dwcp_drift_watch: act_in_region[1] failed: no such thing → what follows it waits;")
+    asking.trouble = False
+    state, states = run(dags[WATCH])
+    assert (state, states["retrain"]) == ("success", "skipped")
+    assert len(weekly_runs()) == 1
+
+
+def test_behind_a_weekly_run_in_progress_it_waits_for_its_turn(settings: Settings, dags, asking, weekly_runs) -> None:
+    """What Airflow's scheduler would start next is asked of Airflow."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    run(dags[WATCH])
+    [(run_id, _, _)] = weekly_runs()
+    with create_session() as session:
+        mine = session.query(DagRun).filter(DagRun.run_id == run_id).one()
+        # SQLite's clock has whole seconds: a run that was due just now is not due yet.
+        mine.run_after = datetime.now(UTC) - timedelta(hours=1)
+        other = DagRun(dag_id=mine.dag_id, run_id="in-progress", run_type="manual", run_after=mine.run_after)
+        session.add(other)
+        for state, waits in (("running", True), ("success", False)):
+            other.state = state
+            session.flush()
+            started = {found.run_id for found in DagRun.get_queued_dag_runs_to_set_running(session)}
+            assert (run_id not in started) == waits, state
+        session.delete(other)
+
+
+def test_a_training_dag_that_is_paused_is_a_failure_that_people_are_told_of(
+    settings: Settings, dags, asking, sink, weekly_runs
+) -> None:
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+
+    def pause(paused: bool) -> None:
+        with create_session() as session:
+            session.query(DagModel).filter(DagModel.dag_id == "dwcp_weekly_retraining").update({"is_paused": paused})
+
+    dags[WATCH].get_task("retrain").retries = 0
+    pause(True)
+    try:
+        state, states = run(dags[WATCH])
+    finally:
+        pause(False)
+    assert (state, states["retrain"]) == ("failed", "failed")
+    assert weekly_runs() == []
+    [body] = sink.bodies
+    assert body["text"].startswith("dwcp_drift_watch: retrain failed: Dag dwcp_weekly_retraining is paused")
 
 
 def test_the_watch_runs_hourly_and_takes_back_ahead_of_everything(dags) -> None:

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from dwcp.contract import REGIONS
 from dwcp.pipeline import QualityGateFailed, ReconcileFailed, weekly
 from dwcp.settings import SPLITS, Settings
+from dwcp.training.dataset import DatasetError
 from gates import LENIENT
 from transfers import START, archive_transfers, make_transfers, replace
 
@@ -114,6 +116,25 @@ def test_a_red_quality_gate_hides_the_window_and_keeps_its_page(settings: Settin
         assert cursor.fetchone() == (0,)
 
 
+def test_a_window_with_labels_of_two_oracles_is_not_trained_on(settings: Settings):
+    """The site's definition was changed, and its older days were not relabelled."""
+    other = settings.model_copy(update={"oracle": "seed_3_2"})
+    load(settings, 4, 7)
+    load(other, 7, 8)
+    span = {
+        "run_id": "r",
+        "start": (START + timedelta(days=4)).isoformat(),
+        "end": (START + timedelta(days=8)).isoformat(),
+    }
+    weekly.validate(settings, **span)
+    for site, old in (
+        (other, "2026-08-07 to 2026-08-09 by seed_3_1"),
+        (settings, "2026-08-10 to 2026-08-10 by seed_3_2"),
+    ):
+        with pytest.raises(DatasetError, match=f"not all are by the oracle {site.oracle}: .* from {old}; label these"):
+            weekly.build_dataset(site, **span)
+
+
 def test_from_archive_to_published_and_back(settings: Settings):
     """Each of two weeks publishes a model; a rollback takes the second back; what the gate fails is not published."""
     from dwcp.export.forms import FORMS
@@ -127,6 +148,13 @@ def test_from_archive_to_published_and_back(settings: Settings):
     first = weekly.run_weekly(settings, run_id="week-1", **first_week)
     assert first["gate"]["verdict"] == "PASS", first["gate"]["reasons"]
     assert first["published"]["serial"] == 1
+    [line] = first["published"]["notices"]
+    version, everywhere = first["gate"]["version"], ", ".join(sorted(REGIONS))
+    assert line == (
+        f"{version}: the gate says PASS → published with serial 1: {everywhere}: it is served by {version}; look at "
+        "rollout_transitions"
+    )
+    assert first["gate"]["notices"] == []
     assert first["field"]["lines"] == ["no model serves: nothing to watch"]
     second = weekly.run_weekly(settings, run_id="week-2", **WEEK)
     assert second["published"]["serial"] == 2
@@ -146,11 +174,14 @@ def test_from_archive_to_published_and_back(settings: Settings):
 
     # No ceiling: 99.9 % is more than labels of five runs could show, and the gate would say just that.
     beyond = {"gate_accuracy": 0.999, "gate_label_ceilings": {}}
-    strict = settings.model_copy(update=beyond | {"oracle": "seed_3_2"})
+    strict = settings.model_copy(update=beyond | {"network_epochs": 3})
     refused = weekly.run_weekly(strict, run_id="week-2-strict", **WEEK)
     assert refused["gate"]["verdict"] == "FAIL"
     assert any("accuracy" in reason for reason in refused["gate"]["reasons"])
     assert refused["published"] is None
+    [line] = refused["gate"]["notices"]
+    assert line.startswith(f"{refused['gate']['version']}: the gate says FAIL: strict accuracy ")
+    assert line.endswith(" → not published, what serves stays; look at the report week-2-strict/evaluation.html")
     assert set(champions(settings).values()) == {first["gate"]["version"]}
     assert len(list_versions(settings)) == 3
 

@@ -70,6 +70,17 @@ def test_one_class_is_refused(labelled):
         build_dataset(table)
 
 
+def test_labels_of_two_oracles_are_never_mixed(labelled):
+    table = labelled(300)
+    with pytest.raises(DatasetError, match=r"of 300 labels not all .* seed_3_2: 300 from .* by seed_3_1"):
+        build_dataset(table, "seed_3_2")
+    mixed = put(table, "oracle_definition", ["seed_3_1"] * 299 + ["stream_aware"])
+    for oracle in (None, "seed_3_1"):
+        with pytest.raises(DatasetError, match=r"1 from 2026-08-.* by stream_aware; label these days anew"):
+            build_dataset(mixed, oracle)
+    assert build_dataset(table, "seed_3_1").rows == 300
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_feature_that_is_not_finite_is_refused_by_name(labelled, value):
     table = replace(labelled(300), "served_entropy", 40, value)

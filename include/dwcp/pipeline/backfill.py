@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 def plan_backfill(settings: Settings, *, start: str, end: str, options: BackfillOptions) -> dict[str, Any]:
     """The days to do beside window and options, or a ``ValueError`` of one line before anything is touched.
 
-    Refused: a window that is empty, in the future or longer than ``backfill_max_days``; an unknown region or oracle; a
-    source that holds nothing of it; relabelling days that were never loaded.
+    Refused: a window that is empty, in the future or longer than ``backfill_max_days``; an unknown region or oracle; to
+    store labels of another oracle than the one that trains; retraining that would see none of it, or undo it; a source
+    that holds nothing of it; relabelling days that were never loaded.
     """
     plan = weekly.plan_window(settings, start=start, end=end)
     window = Window.parse(plan["start"], plan["end"])
@@ -44,6 +45,14 @@ def plan_backfill(settings: Settings, *, start: str, end: str, options: Backfill
         raise ValueError(f"unknown region {', '.join(unknown)}: choose from {', '.join(REGIONS)}")
     if options.oracle not in DEFINITIONS:
         raise ValueError(f"unknown oracle {options.oracle!r}: choose from {', '.join(DEFINITIONS)}")
+    if options.oracle != settings.oracle and not options.dry_run:
+        # A label must mean one thing: to the trainer, to the watch, and to whoever reads the table.
+        raise ValueError(
+            f"labels by {options.oracle} may be looked at in a dry run only, as this site trains on {settings.oracle}: "
+            "to change that, set DWCP_ORACLE, then relabel every day of the training window"
+        )
+    if options.retrain:
+        _check_retraining(settings, window, options)
     span = f"from {days[0]} to {days[-1]}"
     if options.relabel_only:
         from dwcp.warehouse.windows import read_states
@@ -115,9 +124,17 @@ def summarise_backfill(settings: Settings, *, plan: Mapping[str, Any], days: Ite
         f"{'all':12}{sum(r['rows_now'] for r in rows):>10}{sum(r['rows_after'] for r in rows):>12}{flips.total():>13}",
         *(f"  {change}: {count}" for change, count in flips.most_common()),
     ]
+    if options.retrain and options.dry_run:
+        lines.append("not a dry run, it would retrain afterwards")
     text = "\n".join(lines)
     log.info("%s", text)
     return text
+
+
+def plan_retraining(settings: Settings, *, run_id: str, plan: Mapping[str, Any]) -> dict[str, str]:
+    """The window of the training run that follows the backfill ``run_id``; its name allows that backfill one."""
+    week = _newest_week(settings, Window.parse(plan["start"], plan["end"]))
+    return {"run_id": f"after__{run_id}", "start": week.start.date().isoformat(), "end": week.end.date().isoformat()}
 
 
 def run_backfill(settings: Settings, *, run_id: str, start: str, end: str, options: BackfillOptions) -> str:
@@ -126,6 +143,34 @@ def run_backfill(settings: Settings, *, run_id: str, start: str, end: str, optio
     days = [backfill_day(settings, run_id=run_id, day=day, options=options) for day in plan["days"]]
     validate_backfill(settings, run_id=run_id, plan=plan)
     return summarise_backfill(settings, plan=plan, days=days)
+
+
+def _check_retraining(settings: Settings, window: Window, options: BackfillOptions) -> None:
+    """Refuse a training run that would learn nothing of what the backfill does, or load other rows over it."""
+    week = _newest_week(settings, window)
+    oldest = week.end - timedelta(weeks=settings.training_weeks)
+    if window.end <= oldest:
+        raise ValueError(
+            f"training takes the {settings.training_weeks} weeks from {oldest:%Y-%m-%d}, and nothing of this window: "
+            "switch Retrain afterwards off"
+        )
+    if window.end > week.start and not options.relabel_only and options.source != settings.source:
+        raise ValueError(
+            f"retraining loads {week.start:%Y-%m-%d} to {week.end:%Y-%m-%d} again from {settings.source}, over what "
+            f"comes from {options.source} now: switch Retrain afterwards off, or end the window on "
+            f"{week.start:%Y-%m-%d}"
+        )
+
+
+def _newest_week(settings: Settings, window: Window) -> Window:
+    """The seven whole days up to the newest that the warehouse holds, or will hold once ``window`` is loaded."""
+    from dwcp.warehouse.windows import newest_day
+
+    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    newest = newest_day(dsn(settings, "loader"))
+    end = max(window.end, Window.of_day(newest).end) if newest else window.end
+    end = min(end, today)
+    return Window(end - timedelta(days=7), end)
 
 
 def _labels_now(settings: Settings, day: str, regions: Sequence[str] | None) -> pa.Table:

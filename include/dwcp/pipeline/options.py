@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BackfillOptions:
-    """How days are done again. ``source`` and ``oracle`` default to the settings', no ``regions`` means all of them."""
+    """How days are done again. ``source`` and ``oracle`` default to the settings', no ``regions`` means all of them.
+
+    ``retrain``: a weekly run follows; only Airflow starts one.
+    """
 
     source: str | None = None
     regions: tuple[str, ...] = ()
     oracle: str | None = None
     relabel_only: bool = False
     dry_run: bool = True
+    retrain: bool = False
 
     @classmethod
     def among(cls, values: Mapping[str, Any]) -> BackfillOptions:

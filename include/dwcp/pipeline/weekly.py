@@ -114,7 +114,7 @@ def build_dataset(settings: Settings, *, run_id: str, start: str, end: str) -> d
 
     last = Window.parse(start, end)
     window = Window(last.end - timedelta(weeks=settings.training_weeks), last.end)
-    dataset = build(read_training(dsn(settings, "reader"), window))
+    dataset = build(read_training(dsn(settings, "reader"), window), settings.oracle)
     split = split_by_time(dataset, settings)
     data = _store(settings).put("dataset.parquet", dataset.to_parquet_bytes())
     rows = dict(zip(("train", "validation", "test"), (int((split.split == n).sum()) for n in range(3)), strict=True))
@@ -270,8 +270,18 @@ def apply_gate(settings: Settings, *, evaluation: Mapping[str, Any]) -> dict[str
             parent_champion=_champion_version(settings),
         ),
     )
-    log.info("%s: %s %s", exported["version"], verdict.status.value, "; ".join(verdict.reasons))
-    return {"version": exported["version"], "verdict": verdict.status.value, "reasons": list(verdict.reasons)}
+    status, why = verdict.status.value, "; ".join(verdict.reasons)
+    log.info("%s: %s %s", exported["version"], status, why)
+    refused = (
+        f"{exported['version']}: the gate says {status}: {why} → not published, what serves stays; look at the report "
+        f"{evaluation['report']}"
+    )
+    return {
+        "version": exported["version"],
+        "verdict": status,
+        "reasons": list(verdict.reasons),
+        "notices": [] if status == "PASS" else [refused],
+    }
 
 
 def publish_model(
@@ -293,8 +303,9 @@ def publish_model(
     from dwcp.release.card import model_card
     from dwcp.release.evaluate import Evaluation
     from dwcp.release.gate import judge
-    from dwcp.release.publish import publish
+    from dwcp.release.publish import publish, serves
     from dwcp.release.signing import load_signer
+    from dwcp.release.wording import by_region
 
     store = _store(settings)
     judged = Evaluation.from_json(store.get(evaluation["evaluation"]))
@@ -315,7 +326,18 @@ def publish_model(
     release = publish(
         settings, gate["version"], who=run_id, reason=f"gate {gate['verdict']} on the window {start[:10]} to {end[:10]}"
     )
-    return {"version": gate["version"], "serial": release.serial, "notes": list(release.notes)}
+    now = {region: f"it {serves(state)}" for region, state in release.states.items()}
+    now |= dict(note.split(": ", 1) for note in release.notes)
+    line = (
+        f"{gate['version']}: the gate says PASS → published with serial {release.serial}: {by_region(now)}; look at "
+        "rollout_transitions"
+    )
+    return {
+        "version": gate["version"],
+        "serial": release.serial,
+        "notes": list(release.notes),
+        "notices": [line] if now else [],
+    }
 
 
 def verify_published(settings: Settings, *, published: Mapping[str, Any]) -> dict[str, Any]:

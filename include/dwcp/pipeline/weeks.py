@@ -25,7 +25,8 @@ def run_weeks(settings: Settings, *, run_id: str | None = None, weeks: int = 4) 
 
     window = registered_model(settings, run_id).window
     found = []
-    for week in over_weeks(build_dataset(read_training(dsn(settings, "reader"), window)), settings, weeks=weeks):
+    dataset = build_dataset(read_training(dsn(settings, "reader"), window), settings.oracle)
+    for week in over_weeks(dataset, settings, weeks=weeks):
         log.info("%s: new model %.2f %%", _date(week), 100 * (week.accuracy["new"].estimate or 0))
         found.append(week)
     return weeks_markdown(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ def bounds(lower: float | None, upper: float | None, digits: int = 2) -> str:
     if lower is None or upper is None:
         return NOTHING
     return f"{100 * lower:.{digits}f} to {100 * upper:.{digits}f}"
+
+
+def by_region(said: Mapping[str, str]) -> str:
+    """What is said of each region, those of which the same is said together: ``eu-west, us-east: v2 is …; …``."""
+    regions: dict[str, list[str]] = {}
+    for region, text in said.items():
+        regions.setdefault(text, []).append(region)
+    return "; ".join(f"{', '.join(where)}: {text}" for text, where in regions.items())
 
 
 def quantity(value: float | None, unit: str) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -105,15 +106,16 @@ _MATRICES = ("features", "costs_ms")
 _ARRAYS = tuple(f.name for f in dataclasses.fields(Dataset) if f.name not in ("feature_names", "dropped"))
 
 
-def build_dataset(table: pa.Table) -> Dataset:
+def build_dataset(table: pa.Table, oracle: str | None = None) -> Dataset:
     """The labelled transfers of ``table`` (contract columns with the oracle's), in time order, all in ``TRAIN``.
 
     Features are those that the node served if they follow today's definition. Rows of an older definition get them
     recomputed from ``table``, whose other rows, labelled or not, are the history; the first transfers of a key then
     start cold. Rows without a label are left out and counted.
 
-    Raises ``DatasetError`` if fewer than ``MINIMAL_ROWS`` rows have a label, all labels are the same, a feature of a
-    labelled row is not finite, or one feature alone gives the label away (``training.leakage``).
+    Raises ``DatasetError`` if fewer than ``MINIMAL_ROWS`` rows have a label, labels are of several definitions or not
+    of ``oracle`` (if given), all labels are the same, a feature of a labelled row is not finite, or one feature alone
+    gives the label away (``training.leakage``).
     """
     labelled = pc.is_valid(table["optimal_compression"]).to_numpy()
     served = pc.fill_null(pc.equal(table["feature_set_digest"], FEATURE_SET_DIGEST), False).to_numpy()
@@ -124,6 +126,7 @@ def build_dataset(table: pa.Table) -> Dataset:
         )
     recomputed = labelled & ~served
     rows = table.filter(pa.array(labelled))
+    _refuse_other_oracles(rows, oracle)
     features = np.empty((rows.num_rows, len(FEATURES)), np.float32)
     current = served[labelled]
     features[current] = served_features(rows.filter(pa.array(current)))
@@ -158,6 +161,27 @@ def build_dataset(table: pa.Table) -> Dataset:
     _refuse_leaks(dataset)
     # transfer_id breaks ties of nodes that sent in one instant: the same window gives the same order, hence model.
     return dataset.take(np.lexsort((_array(rows, "transfer_id"), dataset.timestamp_ns)))
+
+
+def _refuse_other_oracles(rows: pa.Table, oracle: str | None) -> None:
+    """Labels of two definitions contradict one another on equal rows: no model learns both."""
+    counted = rows.group_by("oracle_definition").aggregate([([], "count_all"), ("timestamp_ns", "min_max")]).to_pylist()
+    expected = oracle or max(counted, key=lambda found: found["count_all"])["oracle_definition"]
+    others = [found for found in counted if found["oracle_definition"] != expected]
+    if others:
+        said = "; ".join(
+            f"{found['count_all']:,} from {_day(found['timestamp_ns_min_max']['min'])} to "
+            f"{_day(found['timestamp_ns_min_max']['max'])} by {found['oracle_definition']}"
+            for found in others
+        )
+        raise DatasetError(
+            f"of {rows.num_rows:,} labels not all are by the oracle {expected}: {said}; label these days anew "
+            "(dwcp_manual_backfill, relabel only)"
+        )
+
+
+def _day(timestamp_ns: int) -> str:
+    return f"{datetime.fromtimestamp(timestamp_ns / 1e9, UTC):%Y-%m-%d}"
 
 
 def _refuse_leaks(dataset: Dataset) -> None:

@@ -72,9 +72,18 @@ def stream(
     regions: Sequence[str] | None = None,
     labelled: bool = False,
     validated: bool = True,
+    oracle: str | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Batches of the rows that ``read_training`` (``labelled``) or ``read_log`` give, in bounded memory."""
+    """Batches of the rows that ``read_training`` (``labelled``) or ``read_log`` give, in bounded memory.
+
+    With ``oracle`` a label of another definition reads as none.
+    """
     schema = _schema(columns)
+    selected: dict[str, sql.Composable] = {name: sql.Identifier(name) for name in schema.names}
+    if oracle and "optimal_compression" in selected:
+        selected["optimal_compression"] = sql.SQL("CASE WHEN oracle_definition = {} THEN {} END").format(
+            sql.Literal(oracle), selected["optimal_compression"]
+        )
     condition = sql.SQL(" AND optimal_compression IS NOT NULL AND measured_candidates = {}").format(
         sql.Literal(FULLY_MEASURED)
     )
@@ -83,7 +92,7 @@ def stream(
         " AND ({regions}::TEXT[] IS NULL OR region = ANY({regions}::TEXT[])){condition}"
         " ORDER BY timestamp_ns, transfer_id"
     ).format(
-        columns=sql.SQL(", ").join(map(sql.Identifier, schema.names)),
+        columns=sql.SQL(", ").join(selected.values()),
         table=sql.Identifier("validated_training_data" if validated else "compression_training_data"),
         start=sql.Literal(window.start),
         end=sql.Literal(window.end),

@@ -60,6 +60,14 @@ def loaded_counts(dsn: str, window: Window, regions: Sequence[str] | None = None
     return sum((state.counts for state in read_states(dsn, window, regions)), Counts())
 
 
+def newest_day(dsn: str) -> date | None:
+    """The newest day of which any row was loaded."""
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT max(day) FROM ingestion_windows WHERE rows_loaded > 0")
+        found: date | None = (cursor.fetchone() or (None,))[0]
+        return found
+
+
 def mark_validated(
     dsn: str,
     window: Window,
