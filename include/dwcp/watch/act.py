@@ -40,8 +40,11 @@ def act(settings: Settings, observation_id: int) -> Outcome:
     if seen.action == "none":
         return Outcome(seen, "none", None, f"{place}: nothing to do ({reasons})")
     if seen.action != "rollback":
-        done = "asked for retraining" if seen.action == "retrain" else "nothing was changed"
-        return Outcome(seen, seen.action, None, f"{place}: {seen.action}: {reasons} → {done}; {look}")
+        if seen.action == "retrain":
+            line = f"{place}: retrain: {reasons} → asked for retraining; {look}"
+        else:
+            line = f"{place}: alert: {reasons} → nothing was changed; {look}"
+        return Outcome(seen, seen.action, None, line)
     with connect(settings) as db:
         digest = digest_in(db, seen.regions[0], seen.version, seen.window.end)
     release = rollback(
