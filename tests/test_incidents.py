@@ -62,6 +62,11 @@ def test_what_was_not_seen_is_said_so_wherever_it_is_printed():
     assert "* **Open**: nobody is told" in page
 
 
+def test_a_run_is_kept_for_the_page_of_a_later_one():
+    assert report.from_json(report.to_json(SEEN)) == SEEN
+    assert report.from_json(report.to_json(UNSEEN)) == UNSEEN
+
+
 def serve(settings: Settings) -> None:
     ready(settings, "v1")
     publish(settings, "v1", who="test", reason="a test")

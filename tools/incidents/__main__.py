@@ -22,7 +22,7 @@ from incidents import (
     wrong_unit,
 )
 from incidents.field import FIELD_ROWS
-from incidents.report import Incident, in_words, page
+from incidents.report import Incident, from_json, in_words, machine, page, to_json
 from incidents.site import WEEKS, Site, ground
 
 PAGE = Path(__file__).parents[2] / "docs" / "incidents.md"
@@ -39,14 +39,19 @@ SCENARIOS: dict[int, Callable[[Site], Incident]] = {
 
 
 def main() -> None:
-    """Run the incidents that were asked for; all of them also write the page."""
+    """Run the incidents that were asked for, and write the page once all have been run."""
     parser = argparse.ArgumentParser(description="Eight incidents on the real components.")
-    parser.add_argument("--only", type=int, nargs="+", choices=SCENARIOS, help="these alone; the page stays as it is")
+    parser.add_argument(
+        "--only", type=int, nargs="+", choices=SCENARIOS, help="these alone; the page has the others' last run"
+    )
     given = parser.parse_args()
     logging.disable(logging.ERROR)  # what is said is printed; what a lost connection logs is not
     began = time.monotonic()
     found = []
-    with ground(Settings().home / "incidents") as base:
+    root = Settings().home / "incidents"
+    kept = root / "found"
+    kept.mkdir(parents=True, exist_ok=True)
+    with ground(root) as base:
         print(
             f"the champion {base.champion} is right in {base.accuracy:.2%}; making it took {base.made_s:.0f} s",
             flush=True,
@@ -55,15 +60,17 @@ def main() -> None:
             started = time.monotonic()
             with base.site(number) as site:
                 one = SCENARIOS[number](site)
-            found.append(dataclasses.replace(one, took_s=time.monotonic() - started))
+            found.append(dataclasses.replace(one, took_s=time.monotonic() - started, ran=machine()))
+            (kept / f"{number}.json").write_text(to_json(found[-1]), encoding="utf-8")
             print(in_words(found[-1]), flush=True)
         fleet = (
             f"The champion learned from {WEEKS} weeks of 25,000 transfers (right in {base.accuracy:.2%} of its test "
             f"week); the field has {FIELD_ROWS:,} a week."
         )
     print(f"\n{len(found)} incidents took {time.monotonic() - began:.0f} s", flush=True)
-    if not given.only:
-        PAGE.write_text(page(found, fleet=fleet), encoding="utf-8")
+    files = [kept / f"{number}.json" for number in SCENARIOS]
+    if all(file.exists() for file in files):
+        PAGE.write_text(page([from_json(file.read_text("utf-8")) for file in files], fleet=fleet), encoding="utf-8")
     sys.exit(1 if any(one.nodes.failed for one in found) else 0)
 
 

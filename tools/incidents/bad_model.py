@@ -52,7 +52,7 @@ def run(site: Site) -> Incident:
         looks.append(look)
         if _taken_back(look):
             break
-    told = next((look for look in looks if look.notices), None)
+    told = next((look for look in looks if look.speaks_of("accuracy", "drift", "throughput", "suboptimal")), None)
     in_canary = judge_region(lowered.model_copy(update={"rollout_next_canary_soak": timedelta(0)}), region=HERE)["line"]
     with connect(lowered) as db:
         now = region_states(db)

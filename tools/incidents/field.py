@@ -22,8 +22,8 @@ from dwcp.release.registry import connect, region_states
 from dwcp.sources.archive import write_archive
 from incidents.site import HERE, WEEKS, Site
 
-FIELD_ROWS = 240_000
-"""Transfers a week in the field, about 5,700 a day and region; the past has the mix's 25,000 a week."""
+FIELD_ROWS = 120_000
+"""Transfers a week in the field, about 2,900 a day and region; the past has the mix's 25,000 a week."""
 HOUR = timedelta(hours=1)
 
 
@@ -33,14 +33,17 @@ def fleet_week(
     *,
     start: datetime = WORLD_START,
     mix: Callable[[Mix], Mix] | None = None,
-    region: str = HERE,
+    region: str | None = HERE,
+    rows: int = FIELD_ROWS,
 ) -> pa.Table:
-    """What the nodes of ``region`` log in this week of the world, deciding as the channel has it now.
+    """What the nodes of ``region``, or of all, log in this week of the world, deciding as the channel has it now.
 
     ``mix`` changes the world that they find; then its past was such a world, too.
     """
     with connect(site.settings) as db:
         told = region_states(db)
+    if region:  # the others' rows are not kept, so nobody needs to decide them well
+        told = {region: told[region]}
     profiles, manifest = load_library(RECORDED)
     frozen = load_mix()
     weeks = simulate(
@@ -50,13 +53,13 @@ def fleet_week(
         start=start,
         first_week=number,
         weeks=1,
-        transfers_per_week=[25_000] * number + [FIELD_ROWS],
+        transfers_per_week=[25_000] * number + [rows],
         policy=ChannelPolicy(told, site.settings.bundle_dir),
         runs=int(manifest["runs"]),
         defects=False,
     )
     (table,) = weeks
-    return table.filter(pc.equal(table["region"], region)).combine_chunks()
+    return (table.filter(pc.equal(table["region"], region)) if region else table).combine_chunks()
 
 
 def changed(mix: Mix, **sections: Mapping[str, Any]) -> Mix:
@@ -71,9 +74,11 @@ def within(table: pa.Table, start: datetime, end: datetime) -> pa.Table:
 
 
 def set_column(table: pa.Table, name: str, values: Any) -> pa.Table:
-    """``table`` with another column in the place of ``name``."""
-    place = table.schema.get_field_index(name)
-    return table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    """``table`` with other values in the place of ``name``; NaN in an array of numpy's stays NaN."""
+    place, field = table.schema.get_field_index(name), table.schema.field(name)
+    if not isinstance(values, pa.ChunkedArray):
+        values = pa.array(values, field.type)
+    return table.set_column(place, field, values.cast(field.type))
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,11 @@ class Look:
     notices: tuple[str, ...]
     lines: tuple[str, ...]
     retrain: bool
+
+    def speaks_of(self, *quantities: str) -> bool:
+        """Whether a notice says that one of them is beyond its limit: a busy machine has others to tell."""
+        reasons = [reason for line in self.notices for reason in line.split("; ") if "is beyond the limit" in reason]
+        return any(quantity in reason for reason in reasons for quantity in quantities)
 
 
 def log_until(site: Site, table: pa.Table, until: datetime) -> None:

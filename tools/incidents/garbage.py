@@ -25,9 +25,9 @@ def run(site: Site) -> Incident:
     bad_nodes = nodes_of(table)[::2]
     broken = garbled(table, bad_nodes, cause, cause + timedelta(days=7))
     looks = watch_hours(site, broken, END, 5 * 24)
-    found = next((look for look in looks if look.until > cause and _of_quarantine(look.notices)), None)
+    found = next((look for look in looks if look.until > cause and look.speaks_of("quarantine rise")), None)
     if found is None:
-        return _incident(site, bad_nodes, None, None, "", ())
+        return _incident(site, bad_nodes, None, None, ())
     fixed = found.until + MENDED_AFTER
     mended = garbled(table, bad_nodes, cause, fixed)
     clean = None
@@ -63,7 +63,6 @@ def run(site: Site) -> Incident:
         Span((clean.until - found.until).total_seconds(), "field", "mended 2 h after the alert; the look covers 3 days")
         if clean
         else None,
-        "",
         did,
     )
 
@@ -77,10 +76,6 @@ def garbled(table: pa.Table, nodes: list[str], start: datetime, end: datetime) -
     return set_column(set_column(table, "jitter_ms", jitter), "packet_loss_rate", loss)
 
 
-def _of_quarantine(notices: tuple[str, ...]) -> bool:
-    return any("quarantine rise" in line for line in notices)
-
-
 def _gate(site: Site, day: date) -> str:
     span = {"start": day.isoformat(), "end": (day + timedelta(days=1)).isoformat()}
     try:
@@ -91,7 +86,7 @@ def _gate(site: Site, day: date) -> str:
 
 
 def _incident(
-    site: Site, nodes: list[str], detected: Span | None, recovered: Span | None, _: str, did: tuple[str, ...]
+    site: Site, nodes: list[str], detected: Span | None, recovered: Span | None, did: tuple[str, ...]
 ) -> Incident:
     return Incident(
         number=4,

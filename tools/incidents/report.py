@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import platform
 from collections.abc import Sequence
@@ -64,6 +66,23 @@ class Incident:
     nodes: NodesSaid
     open: tuple[str, ...] = ()
     took_s: float = 0.0
+    ran: str = ""
+    """When and where: one that is run alone is newer than the others of the page."""
+
+
+def to_json(one: Incident) -> str:
+    """For the page of a later run."""
+    return json.dumps(dataclasses.asdict(one), indent=1, ensure_ascii=False)
+
+
+def from_json(text: str) -> Incident:
+    """What ``to_json`` wrote."""
+    fields = json.loads(text)
+    for name in ("detected", "recovered"):
+        fields[name] = Span(**fields[name]) if fields[name] else None
+    for name in ("said", "did", "open"):
+        fields[name] = tuple(fields[name])
+    return Incident(**{**fields, "nodes": NodesSaid(**fields["nodes"])})
 
 
 def in_words(one: Incident) -> str:
@@ -78,16 +97,19 @@ def in_words(one: Incident) -> str:
 
 def page(found: Sequence[Incident], *, fleet: str) -> str:
     """``docs/incidents.md``."""
+    ran = "; ".join(sorted({one.ran for one in found}))
     head = f"""# Eight incidents
 
-Written by `make incidents` on {datetime.now(UTC):%Y-%m-%d}: {machine()}.
+Written by `make incidents` (`--only N` runs one of them anew), {ran}.
 Each line comes from a run of the product's own steps on an embedded Postgres, a real InfluxDB where one is named, an
-emulated fleet, signed channel documents and a webhook; Go nodes in all six regions decided without a pause meanwhile.
+emulated fleet that follows the signed channel, and a webhook; Go nodes in all six regions decided without a pause.
 {fleet}
 
 **Field** hours are those of the emulated fleet, which the hourly watch looked at hour by hour; **clock** seconds are
 this machine's. From cause to detection a field time includes the hour that the watch waits for. `dwcp_drift_watch`,
 `dwcp_staged_rollout` and the rollback form are wiring over the steps that ran here; `tests/dags` runs that wiring.
+A decision has failed if the node got no choice that it can execute, or an error where the model or the rules should
+have spoken.
 
 | | incident | from cause to detection | from detection to recovery | decisions on nodes | failed |
 |---|---|---|---|---:|---:|
@@ -101,10 +123,10 @@ this machine's. From cause to detection a field time includes the hour that the 
 
 
 def machine() -> str:
-    """The processor, its cores and Python."""
+    """Day, processor, its cores and Python."""
     cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     named = cpu.partition(":")[2].strip() or platform.machine()
-    return f"{named}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return f"{datetime.now(UTC):%Y-%m-%d}, {named}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def _section(one: Incident) -> str:

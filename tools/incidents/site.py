@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
@@ -103,6 +104,15 @@ def ground(root: Path, make: Callable[[Settings], None] | None = None) -> Iterat
     """
     root = root.resolve()
     root.mkdir(parents=True, exist_ok=True)
+    with (root / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError(f"other incidents happen in {root} already: wait for their end") from None
+        yield from _ground(root, make)
+
+
+def _ground(root: Path, make: Callable[[Settings], None] | None) -> Iterator[Ground]:
     program = build(root)
     database = server.ensure_running(root)
     try:

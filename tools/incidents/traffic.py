@@ -37,13 +37,11 @@ def run(site: Site) -> Incident:
     alerted = asked = None
     until = cause
     while asked is None and until < END + timedelta(days=13):
-        # Until somebody was told, every hour; from then on every six, as nothing but time goes by.
-        until += timedelta(hours=1 if alerted is None else 6)
+        # Every hour of the first day, then every six: drift is looked for in three days, and a run has its limits.
+        until += timedelta(hours=1 if until < cause + timedelta(days=1) else 6)
         log_until(site, table, until)
         look = watch(site, until)
-        if until.hour == 0:
-            load_day(site.settings, run_id="before", day=(until - timedelta(days=1)).date().isoformat())
-        if alerted is None and look.notices:
+        if alerted is None and look.speaks_of("drift", "feature"):
             alerted = look
         if look.retrain:
             asked = look

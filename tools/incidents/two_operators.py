@@ -13,8 +13,9 @@ from dwcp.release.publish import publish, serves
 from dwcp.release.registry import connect, region_states
 from dwcp.release.rollout import advance
 from dwcp.settings import Settings
+from dwcp.window import Window
 from incidents.report import Incident, Span
-from incidents.site import HERE, Site
+from incidents.site import END, HERE, WEEKS, Site
 from releases import ready
 
 NEXT = "us-east"
@@ -36,8 +37,10 @@ def run(site: Site) -> Incident:
         (HERE,),
     )
     taken_back = [move for move in moves if move[1] == "roll_back"]
-    ready(settings, CHALLENGER)
+    ready(settings, CHALLENGER, window=Window(END - timedelta(weeks=WEEKS), END + timedelta(days=7)))
     publish(settings, CHALLENGER, who="incident", reason="the next version")
+    with connect(settings) as db:
+        before = region_states(db)[NEXT]
     mixed = at_once([(press, (settings, NEXT, "operator A")), (go_on, (settings, NEXT, "operator B"))])
     with connect(settings) as db:
         after = region_states(db)[NEXT]
@@ -59,7 +62,7 @@ def run(site: Site) -> Incident:
         said=tuple(f"{who}: {said}" for who, said in (*answers, *mixed)),
         did=(
             f"{len(taken_back)} rollback of {HERE} in the log, by {taken_back[0][0] if taken_back else 'nobody'}",
-            f"{NEXT}, where {site.champion} served and {CHALLENGER} was in the shadow: "
+            f"{NEXT}, which {serves(before)}: "
             f"{', then '.join(f'{who}: {move} {version}' for who, move, version in log)}; now {serves(after)}",
         ),
         on_call="nothing; who came second reads that it was done already, and by whom",
