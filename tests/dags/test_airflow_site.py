@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import psutil
@@ -33,15 +34,19 @@ ROLLOUT, ROLLBACK, WATCH = "dwcp_staged_rollout", "dwcp_manual_rollback", "dwcp_
 BACKFILLED = {"start": "2026-08-03", "end": "2026-08-06"}
 FIRST = {"start": "2026-08-06", "end": "2026-08-09"}
 SECOND = {"start": "2026-08-09", "end": "2026-08-10"}
+ASKED = "awaiting_input"
 TRANSFERS = 3_000
 PATIENCE_S = 300.0
-CHOSEN: dict[str, float] = {
+CHOSEN: dict[str, Any] = {
     # The thresholds of this site alone, given to it as to any other, through its environment: a model of one week of
     # few transfers meets the absolute ones. The relative one asks a challenger to beat the champion by 100 points, as
     # none can: the first model, which has no champion before it, passes, and the second fails, on one running site.
     **LENIENT,
     "gate_champion_tolerance": -1.0,
     "rollout_immediate": True,
+    "rollout_approve_canary": True,
+    "rollout_shadow_soak": timedelta(0),
+    "rollout_next_shadow_soak": timedelta(0),
     "gate_latency_p99_ms": 1_000.0,
     # So few transfers leave enough objects behind every figure only if half of them are test rows.
     "train_share": 0.3,
@@ -220,8 +225,7 @@ def test_the_console_opens_inside_airflow_and_leads_to_the_rollback_form(
         console = page.frame_locator("iframe").first
         assert console.get_by_role("status").inner_text().startswith("Nothing is")
         assert airflow.xcom(WEEKLY, published, "apply_gate")["version"] in console.locator("tbody").first.inner_text()
-        if pictures := os.environ.get("DWCP_SCREENSHOTS"):
-            page.screenshot(path=f"{pictures}/console-in-airflow.png")
+        picture(page, "console-in-airflow")
         console.get_by_role("link", name="Roll back …").click()
         page.wait_for_url(f"**/dags/{ROLLBACK}")
         page.get_by_role("button", name="Trigger").first.click()
@@ -321,14 +325,62 @@ def test_the_command_line_sees_the_same_rollout(site: AirflowSite, airflow: Airf
     ]
 
 
-def test_a_staged_rollout_without_a_challenger_holds_everywhere(airflow: AirflowClient) -> None:
+def test_a_person_approves_the_step_to_canary_in_the_browser_and_the_others_hold(
+    airflow: AirflowClient, site: AirflowSite, browser
+) -> None:
+    """As who is asked: sign in, see *Required Actions*, read what is to be done and why, press *Approve*."""
+    from dwcp.release.publish import publish
+    from dwcp.release.registry import RegionState, connect, region_states
+    from releases import ready
+
+    here = REGIONS[0]
+    ready(site.settings, "served", "challenger")
+    for version, at_once in (("served", True), ("challenger", False)):
+        staged = site.settings.model_copy(update={"rollout_immediate": at_once})
+        publish(staged, version, regions=[here], who="test", reason="a test")
     run_id = airflow.trigger(ROLLOUT, {})
-    assert airflow.wait(ROLLOUT, run_id, timeout_s=300) == "success", why(airflow, ROLLOUT, run_id)
+    wait_until(lambda: airflow.task_states(ROLLOUT, run_id).get("region.approve[0]") == ASKED, "nobody was asked")
+    with connect(site.settings) as db:
+        assert region_states(db)[here] == RegionState("served", "challenger", 0), "nothing moves before the answer"
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    try:
+        page = context.new_page()
+        page.set_default_timeout(1e3 * PATIENCE_S)
+        page.goto(f"{site.url}/required_actions?response_received=false")
+        page.fill("input[name=username]", USER)
+        page.fill("input[name=password]", site.password)
+        page.keyboard.press("Enter")
+        question = page.get_by_role("link", name=f"{here}: advance challenger from shadow to canary")
+        question.wait_for()
+        picture(page, "required-actions")
+        question.click()
+        approve = page.get_by_role("button", name="Approve")
+        approve.wait_for()
+        assert page.get_by_role("listitem").filter(has_text="nothing speaks against it").is_visible()
+        picture(page, "approve")
+        approve.click()
+        assert airflow.wait(ROLLOUT, run_id, timeout_s=300) == "success", why(airflow, ROLLOUT, run_id)
+        page.reload()
+        page.get_by_text("Response received at").first.wait_for()
+        picture(page, "approved")
+    finally:
+        context.close()
+    with connect(site.settings) as db, db.cursor() as cursor:
+        assert region_states(db)[here] == RegionState("served", "challenger", 500)
+        cursor.execute("SELECT reason FROM rollout_transitions WHERE to_state = 'canary'")
+        assert cursor.fetchall() == [(f"nothing speaks against it; approved by {USER}",)]
     states = airflow.task_states(ROLLOUT, run_id)
     assert len(states) == 3 * len(REGIONS)
-    assert airflow.xcom(ROLLOUT, run_id, "region.move_region", map_index=0)["line"] == (
-        f"{REGIONS[0]}: hold (the rules alone, no challenger)"
+    assert [states[f"region.approve[{n}]"] for n in range(len(REGIONS))] == ["success"] + ["skipped"] * 5
+    assert airflow.xcom(ROLLOUT, run_id, "region.move_region", map_index=1)["line"] == (
+        f"{REGIONS[1]}: hold (the rules alone, no challenger)"
     )
+
+
+def picture(page: Any, name: str) -> None:
+    """For people, with ``DWCP_SCREENSHOTS`` set."""
+    if pictures := os.environ.get("DWCP_SCREENSHOTS"):
+        page.screenshot(path=f"{pictures}/{name}.png")
 
 
 def test_nothing_outlives_a_site_that_was_killed_and_the_next_one_starts_and_stops(ui, site: AirflowSite) -> None:
