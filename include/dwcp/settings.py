@@ -104,6 +104,9 @@ class Settings(BaseSettings):
         0.01, gt=0, lt=1, description="chance that one rule ever acts wrongly on a version in a region"
     )
     watch_evidence: timedelta = Field(timedelta(days=14), gt=timedelta(0), description="how far back evidence reaches")
+    watch_max_rows: int = Field(
+        300_000, gt=0, description="of a region's evidence; a busier region's reaches back fewer whole days"
+    )
     watch_recent: timedelta = Field(timedelta(days=3), gt=timedelta(0), description="what is looked at for drift")
     watch_drift_persists: timedelta = Field(
         timedelta(days=7), gt=timedelta(0), description="drift that stays so long asks for retraining"

@@ -332,6 +332,30 @@ def test_it_reads_the_warehouse_validated_or_not(settings: Settings, fresh_wareh
     assert observed(own, None, Window.of_day(START.date()))[0].measurement["rows"] == pytest.approx(143, abs=40)
 
 
+def test_a_busy_region_is_judged_by_as_many_whole_days_as_its_memory_holds(settings: Settings, fresh_warehouse):
+    own = settings_for(settings.home, fresh_warehouse)
+    days = [START + timedelta(days=number) for number in range(4)]
+    rows = make_transfers(200)
+    rows = rows.set_column(rows.schema.get_field_index("region"), "region", pa.array([HERE] * 200))
+    for number, day in enumerate(days):
+        shifted = pa.array(np.asarray(rows["timestamp_ns"]) + number * 86_400 * 10**9)
+        keys = pa.array([f"{number}-{key}" for key in rows["transfer_id"].to_pylist()])
+        part = rows.set_column(rows.schema.get_field_index("timestamp_ns"), "timestamp_ns", shifted)
+        part = part.set_column(part.schema.get_field_index("transfer_id"), "transfer_id", keys)
+        fresh_warehouse.load(part, day=day.date())
+    published(own, "test-model")
+    window = Window(days[0], days[-1] + timedelta(days=1))
+
+    def looked(most: int) -> tuple[object, int]:
+        [seen] = observed(own.model_copy(update={"watch_max_rows": most}), None, window)
+        return seen.window.start, seen.measurement["rows"]
+
+    assert looked(800) == (days[0], 800)
+    assert looked(799) == (days[1], 600)
+    assert looked(400) == (days[2], 400)
+    assert looked(1) == (days[3], 200)
+
+
 def test_the_figures_of_the_release_are_those_it_had_then(settings: Settings):
     from dwcp.release.registry import register
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from dwcp.settings import Settings
-from dwcp.watch.experiment import compare, overlap_weights
+from dwcp.watch.experiment import compare, known_before, overlap_weights
 from dwcp.watch.measure import EFFECT, served_features
 from dwcp.watch.sequential import MIN_UNITS, Estimate, effective_rows, half_width, ratio, share
 from transfers import make_transfers
@@ -61,7 +61,8 @@ def experiment(rows: int, effect: float, *, seed: int, share_of_canary: float = 
     of_object = rng.normal(0, 0.1, 800)[units]
     time_ms = wire_ms * np.exp(of_object + rng.normal(0, 0.3, rows) - canary * np.log1p(effect))
     hour = np.asarray(table["timestamp_ns"]) // 3_600_000_000_000
-    return {"time_ms": time_ms, "features": features, "is_canary": canary, "hour": hour, "units": units}
+    known = known_before(features)
+    return {"time_ms": time_ms, "known": known, "is_canary": canary, "hour": hour, "units": units}
 
 
 def bounds(data: dict[str, np.ndarray], rows: int) -> tuple[float, float] | None:

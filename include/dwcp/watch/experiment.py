@@ -27,8 +27,9 @@ _PLACE = {feature.name: place for place, feature in enumerate(FEATURES)}
 _SMALLEST = 1e-6
 _MIN_OBJECTS = 30
 """Fewer buckets in an arm leave a variance that nobody should trust: no interval."""
-_MIN_BULK_ROWS = 50
-"""A few large transfers are most of the bytes: fewer effective rows leave a variance that nobody should trust."""
+_MIN_BULK_OBJECTS = 100
+"""A few large objects are most of the bytes: with fewer effective ones an interval misses the truth in one rollout of
+four (docs/benchmarks_watch.md). What is lost there ``throughput_loss`` finds, which needs no control group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,12 @@ class Comparison:
 
 def compare(
     time_ms: Floats,
-    features: NDArray[np.float32],
+    known: Floats,
     is_canary: NDArray[np.bool_],
     hour: NDArray[np.int64],
     units: NDArray[np.int64],
 ) -> Comparison:
-    """Compare arms; every array is (rows,), ``features`` (rows, ``len(FEATURES)``) as served.
+    """Compare arms; every array is (rows,), ``known`` what ``known_before`` gives.
 
     ``hour`` numbers the hours, ``units`` the rollout buckets.
     """
@@ -61,13 +62,12 @@ def compare(
     control_rows, canary_rows = (int(arm.sum()) for arm in arms)
     if not canary_rows:
         return Comparison(None, None, canary_rows, control_rows)
-    known = _known_before(features)
     log_ms = np.log(np.maximum(time_ms, _SMALLEST))
     everybody = np.where(counts, (1 - weights) * weights, 0.0)
     everybody /= everybody.sum()
     objects = [len(np.unique(units[arm])) for arm in arms]
     typical, bulk, typical_influence, bulk_influence = [], [], np.zeros(len(time_ms)), np.zeros(len(time_ms))
-    bulk_rows = []
+    bulk_objects = []
     for arm, sign, behind in zip(arms, (1.0, -1.0), objects, strict=True):
         mass = np.where(arm, weights, 0.0) / weights[arm].sum()
         expected = known @ _fit(known[arm], log_ms[arm], mass[arm])
@@ -79,40 +79,24 @@ def compare(
         scale = (mass @ time_ms) / (mass @ expected_ms)
         bulk.append(float(np.log(scale * (everybody @ expected_ms))))
         bulk_influence += sign * too_small * mass * (time_ms - scale * expected_ms) / (mass @ time_ms)
-        bulk_rows.append(effective_rows((mass * expected_ms)[arm]))
+        bulk_objects.append(effective_rows(np.asarray(np.bincount(units, mass * expected_ms), np.float64)))
     enough = min(objects) >= _MIN_OBJECTS
     rows = min(control_rows, canary_rows)
     return Comparison(
         Estimate(typical[0] - typical[1], _variance(typical_influence, units, enough), rows, float(rows)),
         Estimate(
             bulk[0] - bulk[1],
-            _variance(bulk_influence, units, enough and min(bulk_rows) >= _MIN_BULK_ROWS),
+            _variance(bulk_influence, units, enough and min(bulk_objects) >= _MIN_BULK_OBJECTS),
             rows,
-            min(bulk_rows),
+            min(bulk_objects),
         ),
         canary_rows,
         control_rows,
     )
 
 
-def overlap_weights(is_canary: NDArray[np.bool_], hour: NDArray[np.int64]) -> Floats:
-    """A canary row weighs as its hour's share of control rows, a control row as that of canary rows."""
-    _, place = np.unique(hour, return_inverse=True)
-    rows = np.bincount(place)
-    canary = np.bincount(place, is_canary)
-    share = (canary / np.maximum(rows, 1))[place]
-    weights: Floats = np.where(is_canary, 1 - share, share)
-    return weights
-
-
-def _fit(known: Floats, log_ms: Floats, mass: Floats) -> Floats:
-    """Weighted least squares."""
-    root = np.sqrt(mass)
-    return np.asarray(np.linalg.lstsq(known * root[:, None], log_ms * root, rcond=None)[0], np.float64)
-
-
-def _known_before(features: NDArray[np.float32]) -> Floats:
-    """What explains most of a transfer's time, (rows, 5), logarithms.
+def known_before(features: NDArray[np.float32]) -> Floats:
+    """What explains most of a transfer's time, (rows, 5) logarithms; ``features`` (rows, ``len(FEATURES)``) as served.
 
     Sending it uncompressed, and what the cheapest choice and that of the rules would save by history and probe.
     """
@@ -133,6 +117,22 @@ def _known_before(features: NDArray[np.float32]) -> Floats:
     return np.stack(
         [np.ones(len(features)), log(uncompressed_ms), log(of("rtt_ms")), costs.min(axis=1), chosen], axis=1
     )
+
+
+def overlap_weights(is_canary: NDArray[np.bool_], hour: NDArray[np.int64]) -> Floats:
+    """A canary row weighs as its hour's share of control rows, a control row as that of canary rows."""
+    _, place = np.unique(hour, return_inverse=True)
+    rows = np.bincount(place)
+    canary = np.bincount(place, is_canary)
+    share = (canary / np.maximum(rows, 1))[place]
+    weights: Floats = np.where(is_canary, 1 - share, share)
+    return weights
+
+
+def _fit(known: Floats, log_ms: Floats, mass: Floats) -> Floats:
+    """Weighted least squares."""
+    root = np.sqrt(mass)
+    return np.asarray(np.linalg.lstsq(known * root[:, None], log_ms * root, rcond=None)[0], np.float64)
 
 
 def _variance(influence: Floats, units: NDArray[np.int64], enough: bool) -> float | None:

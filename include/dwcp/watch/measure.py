@@ -24,17 +24,19 @@ from dwcp.contract import ALGORITHMS, CANDIDATES, FEATURES
 from dwcp.label_worth import ceiling_of
 from dwcp.release.metrics import TIE_SHARE
 from dwcp.units import throughput_mbps
-from dwcp.watch.experiment import compare
+from dwcp.watch.experiment import Comparison, compare, known_before
 from dwcp.watch.sequential import Estimate, half_width, ratio, share
 from dwcp.window import Window
 
 MAX_WEIGHT = 100.0
 """Weights are clipped here: a row picked once in a million must not decide alone. Clipped rows are counted."""
+GAINS = ("throughput_gain", "bulk_throughput_gain")
 MODEL_ARMS = ("canary", "champion")
 """Arms in which the model acted."""
 EFFECT = 0.1
 """For which an interval is tightest: wide enough to find large harm early, at a tenth more width where data abound."""
 _NS_PER_HOUR = 3_600_000_000_000
+_BLOCK_ROWS = 50_000
 _TIMES_MS = {
     "hde": ("hde_compression_time_ms", "hde_decompression_time_ms"),
     "amst": ("amst_compression_time_ms", "amst_decompression_time_ms"),
@@ -50,6 +52,7 @@ COLUMNS = (
     *(feature.column for feature in FEATURES),
 )
 """The warehouse columns that a measurement reads."""
+_NOT_FEATURES = tuple(name for name in COLUMNS if name not in {feature.column for feature in FEATURES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +110,10 @@ def measure(
     ``alpha`` is the chance that an interval misses the truth at any look. Drift is measured by ``drift``.
     """
     here = inside(log, region, window)
-    own = here.filter(pc.equal(here["model_version"], version))
-    measured = own.filter(pc.and_(own["optimal_compression"].is_valid(), own["predicted_compression"].is_valid()))
-    executed = measured.filter(pc.is_in(measured["rollout_arm"], pa.array(MODEL_ARMS)))
+    # The features are half of a row, and only canary against control needs them.
+    own = _only(here.select(_NOT_FEATURES), pc.equal(here["model_version"], version))
+    measured = _only(own, pc.and_(own["optimal_compression"].is_valid(), own["predicted_compression"].is_valid()))
+    executed = _only(measured, pc.is_in(measured["rollout_arm"], pa.array(MODEL_ARMS)))
     weights = 1 / _floats(measured, "measurement_propensity")
     figures = {
         **_accuracy(measured, alpha, released_accuracy),
@@ -132,16 +136,17 @@ def measure(
 
 def inside(log: pa.Table, region: str, window: Window) -> pa.Table:
     """The region's rows within the window."""
-    return log.filter(
-        (pc.field("region") == region)
-        & (pc.field("timestamp_ns") >= window.start_ns)
-        & (pc.field("timestamp_ns") < window.end_ns)
-    )
+    at = log["timestamp_ns"]
+    within = pc.and_(pc.greater_equal(at, window.start_ns), pc.less(at, window.end_ns))
+    return _only(log, pc.and_(pc.equal(log["region"], region), within))
 
 
 def served_features(rows: pa.Table) -> NDArray[np.float32]:
     """Features as they were served, (rows, ``len(FEATURES)``)."""
-    return np.stack([_floats(rows, feature.column) for feature in FEATURES], axis=1).astype(np.float32)
+    features = np.empty((rows.num_rows, len(FEATURES)), np.float32)
+    for place, feature in enumerate(FEATURES):
+        features[:, place] = rows[feature.column].to_numpy()
+    return features
 
 
 def buckets(rows: pa.Table) -> NDArray[np.int64]:
@@ -177,16 +182,11 @@ def _regret(rows: pa.Table, alpha: float) -> dict[str, Figure]:
     }
 
 
-def _gain(here: pa.Table, version: str, alpha: float) -> dict[str, Figure]:
-    is_canary = (_strings(here, "rollout_arm") == "canary") & (_strings(here, "model_version") == version)
-    names = ("throughput_gain", "bulk_throughput_gain")
-    if not is_canary.any():
-        return dict.fromkeys(names, Figure(None))
-    hour = np.asarray(here["timestamp_ns"].to_numpy(zero_copy_only=False), np.int64) // _NS_PER_HOUR
-    compared = compare(_whole_ms(here), served_features(here), is_canary, hour, buckets(here))
+def gain_figures(compared: Comparison, alpha: float) -> dict[str, Figure]:
+    """What a canary gains over control, as shares of control's throughput."""
     detail = {"canary_rows": compared.canary_rows, "control_rows": compared.control_rows}
     figures = {}
-    for name, found in zip(names, (compared.typical, compared.bulk), strict=True):
+    for name, found in zip(GAINS, (compared.typical, compared.bulk), strict=True):
         log_gain = _figure(found, alpha)
         value, lower, upper = (
             None if bound is None else math.expm1(bound) for bound in (log_gain.value, log_gain.lower, log_gain.upper)
@@ -197,15 +197,26 @@ def _gain(here: pa.Table, version: str, alpha: float) -> dict[str, Figure]:
     return figures
 
 
+def _gain(here: pa.Table, version: str, alpha: float) -> dict[str, Figure]:
+    is_canary = (_strings(here, "rollout_arm") == "canary") & (_strings(here, "model_version") == version)
+    if not is_canary.any():
+        return dict.fromkeys(GAINS, Figure(None))
+    hour = np.asarray(here["timestamp_ns"].to_numpy(zero_copy_only=False), np.int64) // _NS_PER_HOUR
+    # Block by block: all features at once would be several times what is kept of them.
+    blocks = (here.slice(start, _BLOCK_ROWS) for start in range(0, here.num_rows, _BLOCK_ROWS))
+    known = np.concatenate([known_before(served_features(block)) for block in blocks])
+    return gain_figures(compare(whole_ms(here), known, is_canary, hour, buckets(here)), alpha)
+
+
 def _service(own: pa.Table, alpha: float) -> dict[str, Figure]:
     """What deciding costs, and how often it fails: overhead, latency as nodes logged it, missing predictions."""
-    acted = own.filter(pc.is_in(own["rollout_arm"], pa.array(MODEL_ARMS)))
+    acted = _only(own, pc.is_in(own["rollout_arm"], pa.array(MODEL_ARMS)))
     units, ones = buckets(acted), np.ones(acted.num_rows)
     look_ms = _look_ms(acted)
     cpu_ms = look_ms + _floats(acted, "total_cpu_overhead_ms")
     missing = ~np.asarray(own["predicted_compression"].is_valid().to_numpy(zero_copy_only=False), np.bool_)
     return {
-        "overhead_of_time": _share(ratio(look_ms, _whole_ms(acted), ones, units), alpha),
+        "overhead_of_time": _share(ratio(look_ms, whole_ms(acted), ones, units), alpha),
         "overhead_of_cpu": _share(ratio(look_ms, cpu_ms, ones, units), alpha),
         "missing_predictions": _share(share(missing, np.ones(own.num_rows), buckets(own)), alpha),
         **{f"latency_p{p}_ms": _percentile(_floats(own, "decision_time_us") / 1e3, p, alpha) for p in (50, 95, 99)},
@@ -238,13 +249,18 @@ def _share(found: Estimate | None, alpha: float) -> Figure:
     return replace(figure, lower=max(0.0, figure.lower), upper=min(1.0, figure.upper))
 
 
+def _only(rows: pa.Table, chosen: pa.ChunkedArray) -> pa.Table:
+    """The chosen rows; ``rows`` itself, and no copy of it, if that is all."""
+    return rows if pc.sum(chosen).as_py() == rows.num_rows else rows.filter(chosen)
+
+
 def _weights(rows: pa.Table) -> NDArray[np.float64]:
     return np.minimum(1 / _floats(rows, "measurement_propensity"), MAX_WEIGHT)
 
 
 def _throughput(rows: pa.Table) -> float | None:
     weights = _weights(rows)
-    total_ms = float(weights @ (_whole_ms(rows) - _look_ms(rows)))
+    total_ms = float(weights @ (whole_ms(rows) - _look_ms(rows)))
     return throughput_mbps(float(weights @ _floats(rows, "data_size_bytes")), total_ms) if total_ms > 0 else None
 
 
@@ -252,7 +268,7 @@ def _look_ms(rows: pa.Table) -> NDArray[np.float64]:
     return _floats(rows, "probe_time_ms") + _floats(rows, "decision_time_us") / 1e3
 
 
-def _whole_ms(rows: pa.Table) -> NDArray[np.float64]:
+def whole_ms(rows: pa.Table) -> NDArray[np.float64]:
     """Looking and deciding, compression, time on the wire, decompression of what was executed, (rows,)."""
     executed = _strings(rows, "current_compression")
     time_ms = _floats(rows, "actual_transfer_time_ms") + _look_ms(rows)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING, Any
 
 from psycopg2.extensions import connection
@@ -59,16 +60,14 @@ def observe(
     validated or not: harm in the field must be seen even while training is held. What a rollback was already decided on
     is no evidence a second time: a region's rows before the end of that window are left out. Looking twice at one
     window refreshes its observation until it was acted on. Without a model there is nothing to watch and the list is
-    empty.
+    empty. One region's rows are held at a time, ``watch_max_rows`` at most.
     """
     with connect(settings) as db:
-        looks = list(_looks(db, window, regions))
+        looks = list(_looks(db, settings, window, regions))
     if not looks:
         _log.info("no region has a model: nothing to watch")
-        return []
-    if log is None:
-        log = _read_log(settings, window, sorted({look.region for look in looks}))
-    return [_observe_one(settings, log, window, look) for look in looks]
+    regional = groupby(looks, lambda look: look.region)
+    return [number for _, here in regional for number in _observe_region(settings, log, window, list(here))]
 
 
 def get_observation(settings: Settings, observation_id: int) -> Observation:
@@ -88,26 +87,70 @@ def get_observation(settings: Settings, observation_id: int) -> Observation:
     return Observation(row[0], window, row[3], tuple(row[4]), row[5], row[6], tuple(row[7]), *row[8:])
 
 
-def _read_log(settings: Settings, window: Window, regions: Sequence[str]) -> pa.Table:
-    from dwcp.warehouse.reads import read_log
+def _observe_region(settings: Settings, log: pa.Table | None, window: Window, looks: Sequence[_Look]) -> list[int]:
+    if log is None:
+        log = _read_log(settings, window, looks[0])
+    return [_observe_one(settings, log, window, look) for look in looks]
+
+
+def _read_log(settings: Settings, window: Window, look: _Look) -> pa.Table:
+    """The region's rows, as small as they can be kept: there are hundreds of thousands of them."""
+    import pyarrow as pa
+
+    from dwcp.warehouse.reads import WAREHOUSE_SCHEMA, stream
     from dwcp.watch.measure import COLUMNS
 
     if settings.registry_dsn is None:
         raise RegistryError("no Postgres connection for the registry role: set DWCP_REGISTRY_DSN")
-    return read_log(settings.registry_dsn.get_secret_value(), window, COLUMNS, regions, validated=False)
+
+    def narrow(field: pa.Field) -> pa.Field:
+        """Words once each, and four bytes a number: features were served so, and no figure has seven digits."""
+        if pa.types.is_string(field.type):
+            return field.with_type(pa.dictionary(pa.int32(), field.type))
+        return field.with_type(pa.float32()) if pa.types.is_floating(field.type) else field
+
+    schema = pa.schema([narrow(WAREHOUSE_SCHEMA.field(name)) for name in COLUMNS])
+    if look.start >= window.end:
+        return schema.empty_table()
+    usable = Window(look.start, window.end)
+    dsn = settings.registry_dsn.get_secret_value()
+    batches = stream(dsn, usable, columns=COLUMNS, regions=[look.region], validated=False, oracle=settings.oracle)
+    return pa.Table.from_batches((batch.cast(schema) for batch in batches), schema)
 
 
-def _looks(db: connection, window: Window, regions: Sequence[str] | None) -> Iterator[_Look]:
+def _looks(db: connection, settings: Settings, window: Window, regions: Sequence[str] | None) -> Iterator[_Look]:
     used_until = _used_until(db)
     for region, state in region_states(db).items():
         if regions is not None and region not in regions:
             continue
-        start = max(window.start, used_until.get(region, window.start))
+        start = max(_bounded(db, settings, window, region), used_until.get(region, window.start))
         if state.champion is not None:
             yield _Look(region, state.champion, "champion", None, start)
         if state.challenger is not None:
             role = "canary" if state.share_buckets else "shadow"
             yield _Look(region, state.challenger, role, state.champion, start)
+
+
+def _bounded(db: connection, settings: Settings, window: Window, region: str) -> datetime:
+    """From when on the window's newest whole days hold ``watch_max_rows`` rows at most; one day counts in any case.
+
+    Whole days, so that looking again at the same hour finds the same start.
+    """
+    days = window.days()
+    with db.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT day, rows_loaded FROM ingestion_windows
+            WHERE region = %s AND day BETWEEN %s AND %s ORDER BY day DESC
+            """,
+            (region, days[0], days[-1]),
+        )
+        found = cursor.fetchall()
+    held = accumulate(rows for _, rows in found)
+    kept = [day for (day, _), rows in zip(found, held, strict=True) if rows <= settings.watch_max_rows]
+    if len(kept) == len(found):
+        return window.start
+    return max(window.start, Window.of_day((kept or [found[0][0]])[-1]).start)
 
 
 def _used_until(db: connection) -> dict[str, datetime]:

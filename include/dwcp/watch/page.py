@@ -33,8 +33,9 @@ stores and acts. Read from the top: every rule that holds gives its reason, the 
   that repeat less often than the threshold. INCONCLUSIVE does nothing and says why.
 * A throughput **regression** is surely slower than control while a loss of the threshold is not ruled out; a canary
   that surely loses less than the threshold passes.
-* Evidence reaches back {evidence.days} days (`DWCP_WATCH_EVIDENCE`), drift is looked for in the last {recent.days}
-  (`DWCP_WATCH_RECENT`), each against the training window's stored profile.
+* Evidence reaches back {evidence.days} days (`DWCP_WATCH_EVIDENCE`), in a busy region as many whole days as hold
+  {fields["watch_max_rows"].default:,} rows (`DWCP_WATCH_MAX_ROWS`), which bounds a look's memory. Drift is looked for
+  in the last {recent.days} days (`DWCP_WATCH_RECENT`), against the training window's stored profile.
 * **No flapping.** What stands is cleared by a PASS only. Within {hours:.0f} hours (`DWCP_WATCH_COOLDOWN`) an alert is
   said once and a region is rolled back by the watch once; retraining is asked for at most every {retrain.days} days
   (`DWCP_WATCH_RETRAIN_COOLDOWN`). Rows that led to a rollback are no evidence a second time, so one rollback never
