@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"dwcp.internal/selector/internal/procfs"
 )
 
 // scriptedEngines take the times that they are told, and halve payloads on paper.
@@ -233,7 +235,7 @@ func TestAShareOfNothingIsRefused(t *testing.T) {
 }
 
 func TestIdlenessIsRead(t *testing.T) {
-	idle, all, known := coreTicks()
+	idle, all, known := procfs.CoreTicks()
 	if !known {
 		t.Skip("there is no /proc/stat here")
 	}

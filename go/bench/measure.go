@@ -2,17 +2,14 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"regexp"
 	"runtime"
 	"slices"
-	"strconv"
 	"time"
 
 	"dwcp.internal/selector"
 	"dwcp.internal/selector/internal/cputime"
+	"dwcp.internal/selector/internal/procfs"
 )
 
 // percentiles are of the time that passed in a call, in µs. CPU is the p99 of the thread's CPU
@@ -51,7 +48,7 @@ func measure(form, path, library string, rows []selector.Features, calls int, de
 	if err != nil {
 		return report{}, err
 	}
-	found.MemoryBytes, err = peakMemoryBytes()
+	found.MemoryBytes, err = procfs.PeakMemoryBytes()
 	return found, err
 }
 
@@ -149,20 +146,6 @@ func timed(calls int, call func(number int) error) (*percentiles, float64, error
 	}
 	return &percentiles{at(passed, 0.5), at(passed, 0.99), at(passed, 0.999), at(used, 0.99)},
 		float64(after.Mallocs-before.Mallocs) / float64(calls), nil
-}
-
-// peakMemoryBytes is the peak resident memory of this process, as Linux keeps it.
-func peakMemoryBytes() (int64, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0, err
-	}
-	match := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
-	if match == nil {
-		return 0, errors.New("/proc/self/status has no VmHWM")
-	}
-	kilobytes, err := strconv.ParseInt(string(match[1]), 10, 64)
-	return kilobytes * 1024, err
 }
 
 // burn keeps one core busy, without asking anything of memory.

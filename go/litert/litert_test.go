@@ -1,161 +1,20 @@
 package litert
 
 import (
-	"context"
-	"errors"
-	"math"
-	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
-	"dwcp.internal/selector"
+	"dwcp.internal/selector/internal/formtest"
 )
 
-// published is the shared library and the bytes of a model, which tests/export/test_go_interpreters.py
-// provides, or a person: see docs/compression_selector_integration.md.
-func published(t testing.TB) (library string, data []byte) {
-	t.Helper()
-	library, forms := os.Getenv("DWCP_LITERT_LIBRARY"), os.Getenv("DWCP_FORMS")
-	if library == "" || forms == "" {
-		t.Skip("DWCP_LITERT_LIBRARY names no shared library or DWCP_FORMS no folder with model.tflite")
-	}
-	data, err := os.ReadFile(filepath.Join(forms, "model.tflite"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return library, data
+var form = formtest.Form{
+	Library: "DWCP_LITERT_LIBRARY",
+	File:    "model.tflite",
+	Load:    func(library string, data []byte) (formtest.Model, error) { return Load(library, data) },
+	Closed:  ErrClosed,
 }
 
-func loaded(t testing.TB) *Model {
-	t.Helper()
-	library, data := published(t)
-	model, err := Load(library, data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := model.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return model
-}
-
-func defaults() *selector.Features {
-	var features selector.Features
-	for place, spec := range selector.FeatureSpecs {
-		features[place] = float32(spec.Default)
-	}
-	return &features
-}
-
-func TestAnswersAsThePureGoForm(t *testing.T) {
-	model := loaded(t)
-	pure, err := selector.LoadBundleFile(filepath.Join(os.Getenv("DWCP_FORMS"), "model.dwcp"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if model.Version() != pure.Version() || model.Rule() != pure.Rule() {
-		t.Errorf("version %s and rule %v, not %s and %v", model.Version(), model.Rule(), pure.Version(), pure.Rule())
-	}
-	var found, expected [selector.CandidateCount]float32
-	if err := errors.Join(model.Predict(defaults(), &found), pure.Predict(defaults(), &expected)); err != nil {
-		t.Fatal(err)
-	}
-	for class := range found {
-		if math.Abs(float64(found[class]-expected[class])) > 1e-6 {
-			t.Errorf("%v, not %v", found, expected)
-		}
-	}
-}
-
-func TestDecidesInASelector(t *testing.T) {
-	node := selector.New(selector.WithNodeID("node-7"), selector.WithModel(loaded(t)))
-	decision, err := node.SelectCompression(context.Background(), selector.NewNetworkState("node-8"),
-		&selector.DataCharacteristics{ObjectID: "disk-1", SizeBytes: 64 << 20})
-	if err != nil || decision.ModelVersion == "" || decision.Confidence <= 0 {
-		t.Errorf("%+v, %v", decision, err)
-	}
-}
-
-func TestRefusesWhatIsNotFinite(t *testing.T) {
-	model := loaded(t)
-	for _, value := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
-		features := defaults()
-		features[selector.FeatureRTTMs] = float32(value)
-		var probabilities [selector.CandidateCount]float32
-		var refused *selector.NonFiniteError
-		if err := model.Predict(features, &probabilities); !errors.As(err, &refused) || refused.Feature != selector.FeatureRTTMs {
-			t.Errorf("%v: %v", value, err)
-		}
-	}
-}
-
-func TestManyAskAtOnce(t *testing.T) {
-	model := loaded(t)
-	rows := [8]selector.Features{}
-	var expected [8][selector.CandidateCount]float32
-	for row := range rows {
-		rows[row] = *defaults()
-		rows[row][selector.FeatureRTTMs], rows[row][selector.FeatureEntropy] = float32(1+20*row), float32(row)/8
-		if err := model.Predict(&rows[row], &expected[row]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if expected[0] == expected[7] {
-		t.Fatal("the rows are alike: mixed up answers would not show")
-	}
-	var running sync.WaitGroup
-	for row := range rows {
-		running.Add(1)
-		go func(row int) {
-			defer running.Done()
-			for call := 0; call < 200; call++ {
-				var found [selector.CandidateCount]float32
-				if err := model.Predict(&rows[row], &found); err != nil || found != expected[row] {
-					t.Errorf("row %d: %v, %v", row, found, err)
-					return
-				}
-			}
-		}(row)
-	}
-	running.Wait()
-}
-
-func TestAllocatesNothing(t *testing.T) {
-	model, features := loaded(t), defaults()
-	var probabilities [selector.CandidateCount]float32
-	if allocations := testing.AllocsPerRun(100, func() { _ = model.Predict(features, &probabilities) }); allocations > 0 {
-		t.Errorf("%v allocations a decision", allocations)
-	}
-}
-
-func TestClosedModelsAnswerWithAnError(t *testing.T) {
-	library, data := published(t)
-	model, err := Load(library, data)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(model.Close(), model.Close()); err != nil {
-		t.Fatal(err)
-	}
-	var probabilities [selector.CandidateCount]float32
-	if err := model.Predict(defaults(), &probabilities); !errors.Is(err, ErrClosed) {
-		t.Errorf("%v", err)
-	}
-}
-
-func TestRefusesDamagedFiles(t *testing.T) {
-	library, data := published(t)
-	for name, damaged := range map[string][]byte{
-		"nothing": nil, "text": []byte("no model, but longer than a header"), "cut off": data[:len(data)/2], "a start": data[:64],
-	} {
-		if model, err := Load(library, damaged); err == nil {
-			t.Errorf("%s was loaded as %s", name, model.Version())
-		}
-	}
-}
+func TestForm(t *testing.T) { form.Run(t) }
 
 func TestAMissingLibraryIsAnError(t *testing.T) {
 	if _, err := Load(filepath.Join(t.TempDir(), "libLiteRt.so"), []byte("\x1c\x00\x00\x00TFL3")); err == nil {

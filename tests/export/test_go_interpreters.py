@@ -118,7 +118,7 @@ def test_the_modules_own_tests(folder: Path, form: str) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "--- PASS: TestAnswersAsThePureGoForm" in done.stdout
+    assert "--- PASS: TestForm/AnswersAsThePureGoForm" in done.stdout
     assert "--- SKIP" not in done.stdout
 
 

@@ -15,7 +15,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -23,6 +22,7 @@ import (
 
 	"dwcp.internal/selector"
 	"dwcp.internal/selector/internal/cputime"
+	"dwcp.internal/selector/internal/procfs"
 )
 
 const warmUp = 200
@@ -67,7 +67,7 @@ func run(arguments []string, in io.Reader, out io.Writer) error {
 		return err
 	}
 	found.LoadMs = ms(load)
-	if found.PeakMemoryBytes, err = peakMemoryBytes(); err != nil {
+	if found.PeakMemoryBytes, err = procfs.PeakMemoryBytes(); err != nil {
 		return err
 	}
 	return json.NewEncoder(out).Encode(found)
@@ -120,17 +120,3 @@ func measure(model *selector.Model, rows []selector.Features, decisions int) (fo
 }
 
 func ms(duration time.Duration) float64 { return float64(duration) / float64(time.Millisecond) }
-
-// peakMemoryBytes is the peak resident memory of this process, as Linux keeps it.
-func peakMemoryBytes() (int64, error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0, err
-	}
-	match := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(status)
-	if match == nil {
-		return 0, errors.New("/proc/self/status has no VmHWM")
-	}
-	kilobytes, err := strconv.ParseInt(string(match[1]), 10, 64)
-	return kilobytes * 1024, err
-}
