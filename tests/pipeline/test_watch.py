@@ -117,6 +117,16 @@ def test_too_little_data_says_so_and_does_nothing(settings: Settings):
     assert champions(settings) == dict.fromkeys(SERVED, "v2")
 
 
+def test_labels_of_another_oracle_than_the_sites_are_no_evidence(settings: Settings):
+    """After the definition was changed, and before the old days were relabelled, nothing is judged by them."""
+    serve(settings, CostPolicy("v2", harm=0.5))
+    other = settings.model_copy(update={"oracle": "seed_3_2"})
+    looks = [look_at_region(site, region=HERE, refreshed={"until": END.isoformat()}) for site in (other, settings)]
+    assert "rollback" not in looks[0]["actions"]
+    assert any(reason.startswith("too little data to judge accuracy: 0 rows") for reason in looks[0]["reasons"])
+    assert looks[1]["actions"] == ["rollback"]
+
+
 def test_thirty_hours_of_the_same_say_it_once_a_day(settings: Settings):
     """Drift that stays: hour after hour the same figures, and a person is told at the first, and a day later."""
     serve(settings, CostPolicy("v2"), change=harmless)
