@@ -317,6 +317,19 @@ def test_last_good_takes_back_the_canary_and_only_then_the_champion(settings: Se
     assert told(settings) == RegionState("v1")
 
 
+def test_last_good_takes_back_a_canary_of_which_nodes_were_not_told_yet(settings: Settings):
+    """Somebody takes the step at this moment: recorded it is, the document follows."""
+    ready(settings, "v1")
+    publish(at_once(settings), "v1", **ASKED)
+    enter(settings, "v2")
+    before = settings.channel_path.read_bytes()
+    step(settings)
+    assert state(settings, "v2") == "canary"
+    settings.channel_path.write_bytes(before)
+    rollback(settings, region=HERE, **ASKED)
+    assert told(settings) == RegionState("v1")
+
+
 def test_a_champion_is_taken_back_and_its_challenger_goes_on(settings: Settings):
     ready(settings, "v1", "v2")
     publish(at_once(settings), "v1", **ASKED)

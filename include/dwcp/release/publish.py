@@ -18,7 +18,7 @@ from psycopg2.extensions import connection
 
 from dwcp.contract import REGIONS, ROLLOUT_BUCKETS
 from dwcp.release.bundle import BundleError, bundle_path, verify_bundle
-from dwcp.release.channel import published_channel, sync_channel
+from dwcp.release.channel import Channel, published_channel, sync_channel
 from dwcp.release.registry import RegionState, RegistryError, connect, find_version, region_states
 from dwcp.release.signing import PublicKey, load_signer
 from dwcp.release.states import FULL, NONE, REGISTERED, RETIRED, ROLLED_BACK, SHADOW
@@ -176,7 +176,7 @@ def rollback(
         states, before = region_states(db), places(db)
         notes: list[str] = []
         leaving: dict[str, str] = {}
-        told = seen.regions if to == LAST_GOOD and seen and seen.serial < newest_serial(db) else {}
+        told = _not_finished(db, seen) if to == LAST_GOOD and seen else {}
         for name in _served_regions(region, states):
             leaves = away_from or (_acting(told[name]) if name in told else None)
             held = _left_alone(db, name, states[name], leaves, evidence)
@@ -341,6 +341,22 @@ def _last_good(
 def _require(who: str, reason: str) -> None:
     if not who.strip() or not reason.strip():
         raise PublishError("say who asks and why: both go into the release log")
+
+
+def _not_finished(db: connection, seen: Channel) -> dict[str, RegionState]:
+    """What nodes are told of regions that were rolled back since: that attempt is to be finished, not repeated.
+
+    A step forward of which nodes were not told yet, perhaps because somebody takes it right now, is no such attempt.
+    """
+    with db.cursor() as cursor:
+        cursor.execute(
+            """
+            SELECT DISTINCT region FROM releases JOIN release_regions USING (serial)
+            WHERE serial > %s AND action IN ('rollback', 'revert')
+            """,
+            (seen.serial,),
+        )
+        return {region: seen.regions[region] for (region,) in cursor.fetchall() if region in seen.regions}
 
 
 def _known_regions(regions: Sequence[str] | None) -> list[str]:
