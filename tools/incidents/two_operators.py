@@ -50,6 +50,8 @@ def run(site: Site) -> Incident:
         " ORDER BY number",
         (NEXT,),
     )
+    # Whoever rolls back second has the canary before them, and means it.
+    kept = after.share_buckets > 0 and [move for _, move, _ in log][:1] == ["advance"]
     return Incident(
         number=6,
         name="Two operators act at once",
@@ -67,7 +69,10 @@ def run(site: Site) -> Incident:
         ),
         on_call="nothing; who came second reads that it was done already, and by whom",
         nodes=site.nodes.total(),
-        open=() if len(taken_back) == 1 else (f"two presses made {len(taken_back)} rollbacks",),
+        open=(
+            *(() if len(taken_back) == 1 else (f"two presses made {len(taken_back)} rollbacks",)),
+            *((f"{CHALLENGER} kept its share though what acted was taken back",) if kept else ()),
+        ),
     )
 
 
