@@ -106,7 +106,10 @@ emulated fleet that follows the signed channel, and a webhook; Go nodes in all s
 {fleet}
 
 **Field** hours are those of the emulated fleet, which the hourly watch looked at hour by hour; **clock** seconds are
-this machine's. From cause to detection a field time includes the hour that the watch waits for. `dwcp_drift_watch`,
+this machine's, which was busy: so much for the slowest decision. From cause to detection a field time includes the
+hour that the watch waits for; to save time it looked every six hours after the first day of 3, every three after the
+mending in 4, and once, at the end, in 7. Rows from after a rollback are not emulated; in 3 the changed week's past was
+changed, too. `dwcp_drift_watch`,
 `dwcp_staged_rollout` and the rollback form are wiring over the steps that ran here; `tests/dags` runs that wiring.
 A decision has failed if the node got no choice that it can execute, or an error where the model or the rules should
 have spoken.
