@@ -105,12 +105,12 @@ Each line comes from a run of the product's own steps on an embedded Postgres, a
 emulated fleet that follows the signed channel, and a webhook; Go nodes in all six regions decided without a pause.
 {fleet}
 
-**Field** hours are those of the emulated fleet, which the hourly watch looked at hour by hour; **clock** seconds are
-this machine's, which was busy: so much for the slowest decision. From cause to detection a field time includes the
-hour that the watch waits for; to save time it looked every six hours after the first day of 3, every three after the
-mending in 4, and once, at the end, in 7. Rows from after a rollback are not emulated; in 3 the changed week's past was
-changed, too. `dwcp_drift_watch`,
-`dwcp_staged_rollout` and the rollback form are wiring over the steps that ran here; `tests/dags` runs that wiring.
+**Field** hours are those of the emulated fleet, which the hourly watch looked at hour by hour; **clock** seconds, and
+the slowest decision, are this machine's, whatever else it did. From cause to detection a field time includes the hour
+that the watch waits for. To save time it looked every six hours after the first day of 3, every three after the mending
+in 4, and once, at the end, in 7. Rows from after a rollback are not emulated; in 3 the changed week's past was changed,
+too. `dwcp_drift_watch`, `dwcp_staged_rollout` and the rollback form are wiring over the steps that ran here;
+`tests/dags` runs that wiring.
 A decision has failed if the node got no choice that it can execute, or an error where the model or the rules should
 have spoken.
 
