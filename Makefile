@@ -39,6 +39,10 @@ bench: env influxd ## Measure each step beside the naive way and write docs/benc
 bench-go: env ## Time a decision from Go in each form beside naive ways and write docs/benchmarks_go.md (needs Go and gcc)
 	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN)/python tools/bench_go.py
 
+.PHONY: bench-watch
+bench-watch: env ## Count false alarms and finds of the watch over simulated rollouts, and what it takes; docs/benchmarks_watch.md
+	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN)/python tools/bench_watch.py
+
 .PHONY: parity
 parity: env ## Hold each exported form of the last run against what was trained, and time it beside the naive ways
 	@TF_CPP_MIN_LOG_LEVEL=3 $(RUN)/dwcp parity

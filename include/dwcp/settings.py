@@ -105,7 +105,7 @@ class Settings(BaseSettings):
     )
     watch_evidence: timedelta = Field(timedelta(days=14), gt=timedelta(0), description="how far back evidence reaches")
     watch_max_rows: int = Field(
-        300_000, gt=0, description="of a region's evidence; a busier region's reaches back fewer whole days"
+        250_000, gt=0, description="of a region's evidence; a busier region's reaches back fewer whole days"
     )
     watch_recent: timedelta = Field(timedelta(days=3), gt=timedelta(0), description="what is looked at for drift")
     watch_drift_persists: timedelta = Field(

@@ -28,8 +28,8 @@ _SMALLEST = 1e-6
 _MIN_OBJECTS = 30
 """Fewer buckets in an arm leave a variance that nobody should trust: no interval."""
 _MIN_BULK_OBJECTS = 100
-"""A few large objects are most of the bytes: with fewer effective ones an interval misses the truth in one rollout of
-four (docs/benchmarks_watch.md). What is lost there ``throughput_loss`` finds, which needs no control group."""
+"""A few large objects are most of the bytes: with fewer effective ones intervals missed the truth in one of four
+rollouts of a model against itself (``tests/trials.py``). ``throughput_loss`` needs no control group."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ MODEL_ARMS = ("canary", "champion")
 EFFECT = 0.1
 """For which an interval is tightest: wide enough to find large harm early, at a tenth more width where data abound."""
 _NS_PER_HOUR = 3_600_000_000_000
-_BLOCK_ROWS = 50_000
+BLOCK_ROWS = 20_000
+"""All features of so many rows are held at a time."""
 _TIMES_MS = {
     "hde": ("hde_compression_time_ms", "hde_decompression_time_ms"),
     "amst": ("amst_compression_time_ms", "amst_decompression_time_ms"),
@@ -203,7 +204,7 @@ def _gain(here: pa.Table, version: str, alpha: float) -> dict[str, Figure]:
         return dict.fromkeys(GAINS, Figure(None))
     hour = np.asarray(here["timestamp_ns"].to_numpy(zero_copy_only=False), np.int64) // _NS_PER_HOUR
     # Block by block: all features at once would be several times what is kept of them.
-    blocks = (here.slice(start, _BLOCK_ROWS) for start in range(0, here.num_rows, _BLOCK_ROWS))
+    blocks = (here.slice(start, BLOCK_ROWS) for start in range(0, here.num_rows, BLOCK_ROWS))
     known = np.concatenate([known_before(served_features(block)) for block in blocks])
     return gain_figures(compare(whole_ms(here), known, is_canary, hour, buckets(here)), alpha)
 

@@ -214,17 +214,22 @@ def _replayed(settings: Settings, log: pa.Table, model: RegisteredVersion, regio
     from dwcp.export.runtime import OnnxModel
     from dwcp.release.bundle import bundle_path, verify_bundle
     from dwcp.release.signing import load_signer
-    from dwcp.watch.measure import served_features
+    from dwcp.watch.measure import BLOCK_ROWS, served_features
 
     rows = log.filter(
-        pc.and_(log["optimal_compression"].is_valid(), pc.equal(log["feature_set_digest"], FEATURE_SET_DIGEST))
-    ).filter(pc.field("region") == region)
+        pc.field("optimal_compression").is_valid()
+        & (pc.field("feature_set_digest") == FEATURE_SET_DIGEST)
+        & (pc.field("region") == region)
+    )
     path = bundle_path(settings.bundle_dir, model.version)
     verify_bundle(path, load_signer(settings).public_key, digest=model.bundle_digest)
     asked = OnnxModel((path / "model.onnx").read_bytes())
     names = [feature.name for feature in FEATURES]
-    features = served_features(rows)[:, [names.index(name) for name in asked.feature_names]]
-    said = asked.predict(features)[1] if rows.num_rows else np.empty(0, np.int64)
+    columns = [names.index(name) for name in asked.feature_names]
+    # Block by block: the network's layers hold several times what its features do.
+    blocks = (rows.slice(start, BLOCK_ROWS) for start in range(0, rows.num_rows, BLOCK_ROWS))
+    answers = [asked.predict(served_features(block)[:, columns])[1] for block in blocks]
+    said = np.concatenate(answers) if answers else np.empty(0, np.int64)
     words = pa.array(CANDIDATES, pa.string()).take(pa.array(said, pa.int64()))
     for name, values in {
         "predicted_compression": words,
