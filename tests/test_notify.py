@@ -27,6 +27,14 @@ def test_pagerduty_gets_an_event_that_rings_once(sink) -> None:
     assert (body["payload"]["source"], body["payload"]["severity"]) == ("dwcp", "warning")
 
 
+def test_the_same_an_hour_later_is_the_same_incident(sink) -> None:
+    settings = Settings(notify_webhook=sink.url, notify_routing_key="key")
+    for about in ("blind to 2026-09-21 03:00 UTC", "blind to 2026-09-21 04:00 UTC", "blind since v2"):
+        assert notify(settings, LINE, about=about)
+    first, later, other = (body["dedup_key"] for body in sink.bodies)
+    assert first == later != other
+
+
 def test_without_a_webhook_the_log_has_the_line(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert not notify(Settings(), LINE, **ABOUT)

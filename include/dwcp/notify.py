@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import urllib.error
 import urllib.request
@@ -21,14 +22,15 @@ ATTEMPTS = 3
 TIMEOUT_S = 10.0
 SUMMARY_MAX = 1_024
 """PagerDuty refuses a longer summary."""
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}([ T]\d{2}:\d{2}(:\d{2})?)?")
 _log = logging.getLogger(__name__)
 
 
 def notify(settings: Settings, line: str, *, about: str, pause_s: float = 1.0) -> bool:
     """Send ``line``; True if it was taken, False if no webhook is configured or it did not answer well.
 
-    ``about`` names the matter: lines about the same are one incident. What does not arrive is logged and not raised:
-    the act that it speaks of has happened, and must not be repeated for want of a message.
+    ``about`` names the matter: lines about the same, whatever moment they name, are one incident. What does not arrive
+    is logged and not raised: the act that it speaks of has happened, and must not be repeated for want of a message.
     """
     if settings.notify_webhook is None:
         _log.info("no webhook is configured (DWCP_NOTIFY_WEBHOOK, connection dwcp_webhook): not sent: %s", line)
@@ -65,7 +67,7 @@ def _body(settings: Settings, line: str, about: str) -> dict[str, Any]:
     return {
         "routing_key": settings.notify_routing_key.get_secret_value(),
         "event_action": "trigger",
-        "dedup_key": about[:255],
+        "dedup_key": _MOMENT.sub("…", about)[:255],
         "payload": {"summary": line[:SUMMARY_MAX], "source": "dwcp", "severity": "warning"},
     }
 
