@@ -25,7 +25,7 @@ nodes: env ## Watch two nodes on loopback decide by the model that the last demo
 
 .PHONY: test
 test: env influxd browser lint ## Run every check that CI runs
-	@$(RUN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	@$(RUN)/python -m pytest -n 4 --dist loadfile
 
 .PHONY: ui
 ui: env ## Start Airflow on loopback with a login, ready for a weekly run by hand (Ctrl-C stops it)
