@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -68,3 +69,12 @@ def weekly_runs(airflow_home: Path) -> Iterator[Callable[[], list[tuple[str, obj
     yield runs
     with create_session() as session:
         session.query(DagRun).filter(*started).delete()
+
+
+def run_dag(dag: Any, **conf: Any) -> tuple[str, dict[str, str]]:
+    """State of the run and of each task."""
+    ended = dag.test(run_conf=conf, logical_date=None, run_after=datetime.now(UTC))
+    states = {}
+    for ti in ended.get_task_instances():
+        states[ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"] = str(ti.state)
+    return str(ended.state), states

@@ -206,6 +206,17 @@ def test_the_reports_open_from_the_run_and_only_with_a_login(airflow: AirflowCli
         assert airflow.page(link, signed_in=False)[0] == 401
 
 
+def sign_in(context, site: AirflowSite, address: str):
+    """A page at ``address`` of this Airflow, past its login."""
+    page = context.new_page()
+    page.set_default_timeout(1e3 * PATIENCE_S)
+    page.goto(address)
+    page.fill("input[name=username]", USER)
+    page.fill("input[name=password]", site.password)
+    page.keyboard.press("Enter")
+    return page
+
+
 def test_the_console_opens_inside_airflow_and_leads_to_the_rollback_form(
     airflow: AirflowClient, site: AirflowSite, published: str, browser
 ) -> None:
@@ -216,12 +227,7 @@ def test_the_console_opens_inside_airflow_and_leads_to_the_rollback_form(
     asked: list[str] = []
     context.on("request", lambda request: asked.append(request.url))
     try:
-        page = context.new_page()
-        page.set_default_timeout(1e3 * PATIENCE_S)
-        page.goto(f"{site.url}/plugin/dwcp-console")
-        page.fill("input[name=username]", USER)
-        page.fill("input[name=password]", site.password)
-        page.keyboard.press("Enter")
+        page = sign_in(context, site, f"{site.url}/plugin/dwcp-console")
         console = page.frame_locator("iframe").first
         assert console.get_by_role("status").inner_text().startswith("Nothing is")
         assert airflow.xcom(WEEKLY, published, "apply_gate")["version"] in console.locator("tbody").first.inner_text()
@@ -344,12 +350,7 @@ def test_a_person_approves_the_step_to_canary_in_the_browser_and_the_others_hold
         assert region_states(db)[here] == RegionState("served", "challenger", 0), "nothing moves before the answer"
     context = browser.new_context(viewport={"width": 1400, "height": 900})
     try:
-        page = context.new_page()
-        page.set_default_timeout(1e3 * PATIENCE_S)
-        page.goto(f"{site.url}/required_actions?response_received=false")
-        page.fill("input[name=username]", USER)
-        page.fill("input[name=password]", site.password)
-        page.keyboard.press("Enter")
+        page = sign_in(context, site, f"{site.url}/required_actions?response_received=false")
         question = page.get_by_role("link", name=f"{here}: advance challenger from shadow to canary")
         question.wait_for()
         picture(page, "required-actions")
@@ -366,14 +367,15 @@ def test_a_person_approves_the_step_to_canary_in_the_browser_and_the_others_hold
     finally:
         context.close()
     with connect(site.settings) as db, db.cursor() as cursor:
-        assert region_states(db)[here] == RegionState("served", "challenger", 500)
+        there = region_states(db)
+        assert there[here] == RegionState("served", "challenger", 500)
         cursor.execute("SELECT reason FROM rollout_transitions WHERE to_state = 'canary'")
         assert cursor.fetchall() == [(f"nothing speaks against it; approved by {USER}",)]
     states = airflow.task_states(ROLLOUT, run_id)
     assert len(states) == 3 * len(REGIONS)
     assert [states[f"region.approve[{n}]"] for n in range(len(REGIONS))] == ["success"] + ["skipped"] * 5
     assert airflow.xcom(ROLLOUT, run_id, "region.move_region", map_index=1)["line"] == (
-        f"{REGIONS[1]}: hold (the rules alone, no challenger)"
+        f"{REGIONS[1]}: hold ({there[REGIONS[1]].champion or 'the rules'} alone, no challenger)"
     )
 
 

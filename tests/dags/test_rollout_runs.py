@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ from dwcp.release.publish import publish
 from dwcp.release.registry import RegionState, connect, region_states
 from dwcp.release.rollout import pause
 from dwcp.settings import Settings
+from fixtures_airflow import run_dag
 from releases import clear, ready, settings_for
 from rollouts import NO_SOAK, look
 
@@ -63,15 +64,6 @@ def dag(settings: Settings) -> Callable[[str], Any]:
     return read
 
 
-def run(dag: Any, **conf: Any) -> tuple[str, dict[str, str]]:
-    """State of the run and of each task."""
-    ended = dag.test(run_conf=conf, logical_date=None, run_after=datetime.now(UTC))
-    states = {}
-    for ti in ended.get_task_instances():
-        states[ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"] = str(ti.state)
-    return str(ended.state), states
-
-
 def channel(settings: Settings) -> dict[str, RegionState]:
     with connect(settings) as db:
         return region_states(db)
@@ -88,7 +80,7 @@ def test_each_region_advances_holds_or_reverts_by_its_own_verdict(mature: Settin
     publish(mature, "v4", **ASKED)
     pause(mature, ["ap-south"], **ASKED)
     look(mature, "v4", "rollback", regions=["us-west"])
-    state, states = run(dag(ROLLOUT))
+    state, states = run_dag(dag(ROLLOUT))
     assert state == "success"
     assert len(states) == 3 * len(regions)
     assert {states[f"region.approve[{n}]"] for n in range(len(regions))} == {"skipped"}
@@ -110,7 +102,7 @@ def test_a_step_that_needs_a_person_waits_for_one(
     staged = dag(ROLLOUT)
     before = channel(mature)["us-east"]
     with answering(answer, lambda: channel(mature)["us-east"]) as asked:
-        ended, states = run(staged)
+        ended, states = run_dag(staged)
     assert asked == [before], "one region was asked about, and nothing moved before the answer"
     assert ended == "success"
     assert states["region.approve[0]"] == "success"
@@ -160,13 +152,13 @@ def answering(answer: str, see: Callable[[], object]) -> Iterator[list[object]]:
 
 def test_a_rollback_by_the_form_is_done_once_however_often_it_is_pressed(mature: Settings, dag) -> None:
     form = {"region": "all", "reason": "throughput fell"}
-    assert run(dag(ROLLBACK), **form)[0] == "success"
+    assert run_dag(dag(ROLLBACK), **form)[0] == "success"
     assert challenged(mature, RegionState("v2"))
-    assert run(dag(ROLLBACK), **form)[0] == "success"
+    assert run_dag(dag(ROLLBACK), **form)[0] == "success"
     assert challenged(mature, RegionState("v2"))
     # Further back only by name, and a name pressed twice is one release.
     for _ in range(2):
-        assert run(dag(ROLLBACK), region="eu-west", to="v1", reason="still slow")[0] == "success"
+        assert run_dag(dag(ROLLBACK), region="eu-west", to="v1", reason="still slow")[0] == "success"
     assert challenged(mature, RegionState("v2"), **{"eu-west": RegionState("v1")})
     with connect(mature) as db, db.cursor() as cursor:
         cursor.execute("SELECT max(serial), count(*) FILTER (WHERE action = 'rollback') FROM releases")
@@ -177,13 +169,13 @@ def test_a_rollback_needs_no_influxdb_and_no_newest_bundle(mature: Settings, dag
     monkeypatch.setenv("DWCP_SOURCE", "influxdb")
     monkeypatch.setenv("DWCP_INFLUX_URL", "http://127.0.0.1:9")
     (mature.bundle_dir / "v3" / "model.onnx").write_bytes(b"rubbish")
-    assert run(dag(ROLLBACK), region="all", reason="damaged")[0] == "success"
+    assert run_dag(dag(ROLLBACK), region="all", reason="damaged")[0] == "success"
     assert challenged(mature, RegionState("v2"))
 
 
 def test_what_cannot_be_done_is_refused_by_the_first_task(mature: Settings, dag, capsys) -> None:
     before = channel(mature)
-    state, states = run(dag(ROLLBACK), region="all", to="v9", reason="a typing error")
+    state, states = run_dag(dag(ROLLBACK), region="all", to="v9", reason="a typing error")
     assert (state, states) == ("failed", {"plan_rollback": "failed", "roll_back": "upstream_failed"})
     assert "version 'v9' is not in the registry" in capsys.readouterr().out
     assert channel(mature) == before
@@ -205,7 +197,7 @@ def test_the_form_refuses_what_it_can(settings: Settings, dag, wrong: dict[str, 
     rollback = dag(ROLLBACK)
     conf = {"region": "all", "reason": "long enough", **wrong}
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        run(rollback, **{name: value for name, value in conf.items() if value is not None})
+        run_dag(rollback, **{name: value for name, value in conf.items() if value is not None})
 
 
 def test_the_form_shows_the_versions_one_can_go_back_to(mature: Settings, dag) -> None:
@@ -220,7 +212,7 @@ def test_the_form_shows_the_versions_one_can_go_back_to(mature: Settings, dag) -
         kept.write_text(damage)
         assert dag(ROLLBACK).params.get_param("to").schema["examples"] == ["last-good", "rules"]
     kept.unlink()
-    assert run(dag(ROLLBACK), region="all", reason="no hint needed")[0] == "success"
+    assert run_dag(dag(ROLLBACK), region="all", reason="no hint needed")[0] == "success"
 
 
 def test_an_unanswered_question_approves_nothing_and_lapses_before_the_next_run(settings: Settings, dag) -> None:

@@ -18,6 +18,7 @@ from dwcp.release.publish import publish
 from dwcp.release.registry import champions
 from dwcp.settings import Settings
 from fields import CostPolicy, training_profile, week
+from fixtures_airflow import run_dag
 from releases import clear, ready, settings_for
 
 WATCH = "dwcp_drift_watch"
@@ -42,21 +43,12 @@ def settings(tmp_path: Path, warehouse, sink, monkeypatch: pytest.MonkeyPatch, a
     return made
 
 
-def run(dag: Any, **conf: Any) -> tuple[str, dict[str, str]]:
-    """State of the run and of each task."""
-    ended = dag.test(run_conf=conf, logical_date=None, run_after=datetime.now(UTC))
-    states = {}
-    for ti in ended.get_task_instances():
-        states[ti.task_id if ti.map_index < 0 else f"{ti.task_id}[{ti.map_index}]"] = str(ti.state)
-    return str(ended.state), states
-
-
 def test_harm_is_taken_back_and_one_line_says_so(settings: Settings, dags, sink, caplog) -> None:
     write_to_archive(settings.archive_dir, [week(CostPolicy("v2", harm=0.5))])
     for days in range(2, 8):
         load_day(settings, run_id="before", day=(END - timedelta(days=days)).date().isoformat())
     with caplog.at_level(logging.DEBUG):
-        state, states = run(dags[WATCH], until=END.isoformat())
+        state, states = run_dag(dags[WATCH], until=END.isoformat())
     assert state == "success"
     assert {states[f"{task}[{n}]"] for task in ("look_at_region", "act_in_region") for n in range(len(SERVED))} == {
         "success"
@@ -76,7 +68,7 @@ def test_a_source_that_is_down_is_said_and_nothing_is_looked_at(
 ) -> None:
     for name, value in {"SOURCE": "influxdb", "INFLUX_URL": "http://127.0.0.1:9", "INFLUX_RETRIES": "0"}.items():
         monkeypatch.setenv(f"DWCP_{name}", value)
-    state, states = run(dags[WATCH], until=END.isoformat())
+    state, states = run_dag(dags[WATCH], until=END.isoformat())
     assert state == "success"
     assert states["refresh_rows"] == "success"
     assert {states[f"look_at_region[{n}]"] for n in range(len(SERVED))} == {"skipped"}
@@ -115,14 +107,14 @@ def test_a_region_that_asks_starts_one_training_run_even_if_another_is_in_troubl
 ) -> None:
     """For real: Airflow has the run, in its queue, and a second look in that week adds none."""
     asking.trouble = True
-    _, states = run(dags[WATCH])
+    _, states = run_dag(dags[WATCH])
     assert sorted(states[f"act_in_region[{n}]"] for n in range(2)) == ["failed", "success"]
     assert states["retrain"] == "success"
     assert weekly_runs() == [("watch__2026-W37", {"start": "2026-08-31", "end": "2026-09-07"}, "queued")]
     [body] = sink.bodies
     assert body["text"].startswith("dwcp_drift_watch: act_in_region[1] failed: no such thing → what follows it waits;")
     asking.trouble = False
-    state, states = run(dags[WATCH])
+    state, states = run_dag(dags[WATCH])
     assert (state, states["retrain"]) == ("success", "skipped")
     assert len(weekly_runs()) == 1
 
@@ -132,7 +124,7 @@ def test_behind_a_weekly_run_in_progress_it_waits_for_its_turn(settings: Setting
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 
-    run(dags[WATCH])
+    run_dag(dags[WATCH])
     [(run_id, _, _)] = weekly_runs()
     with create_session() as session:
         mine = session.query(DagRun).filter(DagRun.run_id == run_id).one()
@@ -161,7 +153,7 @@ def test_a_training_dag_that_is_paused_is_a_failure_that_people_are_told_of(
     dags[WATCH].get_task("retrain").retries = 0
     pause(True)
     try:
-        state, states = run(dags[WATCH])
+        state, states = run_dag(dags[WATCH])
     finally:
         pause(False)
     assert (state, states["retrain"]) == ("failed", "failed")
